@@ -1,1 +1,3 @@
 //! Praetor
+
+pub mod bus;
