@@ -1,3 +1,22 @@
-//! Praetor
+//! Praetor: a Prefect server that does not go down.
+//!
+//! Modules in layer order, lowest first; a lower one never imports a higher one (`tests/tidy.rs` checks it).
 
+/// Typed identifiers of every entity, and the only source of new ones.
+pub mod id;
+/// The only source of time.
+pub mod clock;
+/// Every bound of the program: name, unit, value, reason.
+pub mod limits;
+/// What clients see, byte for byte; serde only, no I/O.
+pub mod model;
+/// Durable state in Prefect's own schema, on Postgres or SQLite.
+pub mod store;
+/// The replicated event bus: a pure state machine with the same doors for every caller.
 pub mod bus;
+/// Builders of every emitted event, pure.
+pub mod events;
+/// What handlers and services may touch: store, bus, clock, settings; the transactional outbox.
+pub mod app;
+/// The HTTP API and WebSockets under `/api`.
+pub mod api;

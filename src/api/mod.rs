@@ -1,0 +1,96 @@
+//! The HTTP API under `/api`: merges the resource routers and adds the layers. The whole surface is in
+//! [`operations`]; what the router does not have of it answers 501, a wrong trailing slash is redirected (307), a known
+//! path with another method is 405, the rest 404, all in the reference's words.
+
+pub mod error;
+pub mod extract;
+pub mod operations;
+pub mod page;
+
+pub mod root;
+pub mod variables;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, OriginalUri};
+use axum::http::{Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+
+pub use error::ApiError;
+
+use crate::app::App;
+use crate::limits;
+
+/// Every route of the API, below its base path.
+pub fn routes() -> Router<App> {
+    Router::new().merge(root::router()).merge(variables::router())
+}
+
+/// The API, ready to be served.
+pub fn router(app: App) -> Router {
+    let api = routes().fallback(fallback).method_not_allowed_fallback(fallback).layer(DefaultBodyLimit::max(limits::REQUEST_BODY_BYTES));
+    Router::new().nest("/api", api).with_state(app)
+}
+
+/// No route, or not with this method.
+async fn fallback(method: Method, OriginalUri(original): OriginalUri, uri: Uri) -> Response {
+    let path = uri.path();
+    match find(&method, path) {
+        Known::Operation(template) => return ApiError::NotBuilt { method: method.to_string(), path: template }.into_response(),
+        Known::OtherMethod => return ApiError::detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed").into_response(),
+        Known::No => {}
+    }
+    let toggled = path.strip_suffix('/').map_or_else(|| format!("{path}/"), str::to_owned);
+    if matches!(find(&method, &toggled), Known::No) {
+        return ApiError::no_route().into_response();
+    }
+    let original_path = original.path();
+    let mut location = original_path.strip_suffix('/').map_or_else(|| format!("{original_path}/"), str::to_owned);
+    if let Some(query) = original.query() {
+        location.push('?');
+        location.push_str(query);
+    }
+    (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, location)]).into_response()
+}
+
+enum Known {
+    Operation(&'static str),
+    OtherMethod,
+    No,
+}
+
+fn find(method: &Method, path: &str) -> Known {
+    let mut found = Known::No;
+    for (known_method, template) in operations::OPERATIONS {
+        if matches(template, path) {
+            if *known_method == method.as_str() {
+                return Known::Operation(template);
+            }
+            found = Known::OtherMethod;
+        }
+    }
+    found
+}
+
+fn matches(template: &str, path: &str) -> bool {
+    let (mut wanted, mut given) = (template.split('/'), path.split('/'));
+    loop {
+        match (wanted.next(), given.next()) {
+            (None, None) => return true,
+            (Some(wanted), Some(given)) if wanted == given || (wanted.starts_with('{') && !given.is_empty()) => {}
+            _ => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn templates_match_whole_segments() {
+        assert!(matches("/flows/{id}", "/flows/1"));
+        assert!(!matches("/flows/{id}", "/flows/"));
+        assert!(!matches("/flows/{id}", "/flows/1/2"));
+        assert!(matches("/flows/", "/flows/"));
+    }
+}

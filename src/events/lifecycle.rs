@@ -1,0 +1,52 @@
+//! `prefect.<kind>.{created,updated,deleted}` events (`prefect/server/events/schemas/lifecycle.py`).
+
+use serde_json::{Map, Value, json};
+
+use crate::clock::Timestamp;
+use crate::model::event::{Event, Resource};
+use crate::model::variable::Variable;
+
+/// What happened to the object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    Created,
+    Updated,
+    Deleted,
+}
+
+impl Action {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Updated => "updated",
+            Self::Deleted => "deleted",
+        }
+    }
+}
+
+/// A lifecycle event of `prefect.<kind>.<id>`.
+pub fn event(
+    kind: &str,
+    action: Action,
+    id: impl std::fmt::Display,
+    name: &str,
+    related: Vec<Resource>,
+    payload: Value,
+    occurred: Timestamp,
+) -> Event {
+    let resource = Resource::from_iter([
+        ("prefect.resource.id".to_owned(), format!("prefect.{kind}.{id}")),
+        ("prefect.resource.name".to_owned(), name.to_owned()),
+    ]);
+    let payload = match payload {
+        Value::Object(payload) => payload,
+        _ => Map::new(),
+    };
+    Event { occurred, event: format!("prefect.{kind}.{}", action.word()), resource, related, payload, id: crate::id::v7(), follows: None }
+}
+
+/// `prefect.variable.*`: the payload has the value.
+pub fn variable(action: Action, variable: &Variable, occurred: Timestamp) -> Event {
+    let payload = json!({"name": variable.name, "value": variable.value, "tags": variable.tags});
+    event("variable", action, variable.id, &variable.name, Vec::new(), payload, occurred)
+}

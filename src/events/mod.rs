@@ -1,0 +1,3 @@
+//! Builders of every event that the server emits; pure. Emitted with `tx.emit(...)` in the transaction that made them.
+
+pub mod lifecycle;

@@ -1,0 +1,30 @@
+//! Every bound of the program, with its unit and the reason for its size. A bound that an operator may change is a
+//! setting in `config` whose default is here.
+
+use std::time::Duration;
+
+/// Items of a list answer, at most and by default (`PREFECT_SERVER_API_DEFAULT_LIMIT`), as the reference.
+pub const PAGE_ITEMS: u64 = 200;
+
+/// Bytes of one request body. The reference has no bound; its largest legal body is a batch of logs below 1 MB, or
+/// parameters of 512 KiB; ten times that leaves room for bulk operations and keeps memory bounded.
+pub const REQUEST_BODY_BYTES: usize = 10 * 1024 * 1024;
+
+/// Connections to the database per node: the reference's pool of 5 + 10 overflow.
+pub const DATABASE_CONNECTIONS: u32 = 15;
+
+/// Wait for a pooled database connection before the request is answered 503.
+pub const DATABASE_ACQUIRE: Duration = Duration::from_secs(5);
+
+/// One statement's time on Postgres, as the reference's `command_timeout`.
+pub const DATABASE_STATEMENT: Duration = Duration::from_secs(10);
+
+/// SQLite's wait for the write lock of another process (`busy_timeout`), as the reference.
+pub const SQLITE_BUSY: Duration = Duration::from_secs(60);
+
+/// Attempts of one database transaction that ends in a retryable error (deadlock, serialization, busy) before the
+/// error is reported.
+pub const TRANSACTION_ATTEMPTS: u32 = 5;
+
+/// Rows of one multi-row INSERT are cut so that its bound values stay below this (SQLite 32,766; Postgres 65,535).
+pub const STATEMENT_VALUES: usize = 30_000;

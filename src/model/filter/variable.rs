@@ -1,0 +1,38 @@
+//! Filter over variables.
+
+use serde::Deserialize;
+
+use super::Operator;
+use crate::id::VariableId;
+
+/// Which variables.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct VariableFilter {
+    pub operator: Operator,
+    pub id: Option<VariableFilterId>,
+    pub name: Option<VariableFilterName>,
+    pub tags: Option<VariableFilterTags>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct VariableFilterId {
+    pub any_: Option<Vec<VariableId>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct VariableFilterName {
+    pub any_: Option<Vec<String>>,
+    /// Case-insensitive part of the name, with SQL wildcards.
+    pub like_: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct VariableFilterTags {
+    pub operator: Operator,
+    pub all_: Option<Vec<String>>,
+    pub is_null_: Option<bool>,
+}

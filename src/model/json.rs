@@ -1,0 +1,238 @@
+//! Values as the reference's JSON writer gives them, and as it reads them.
+//!
+//! * [`timestamp`]: `2026-01-02T03:04:05.678900Z`; the fraction has six digits, or is missing when zero. Read: ISO 8601
+//!   with any offset or none (UTC), a date, or seconds (or milliseconds, above 2e10) since the epoch.
+//! * [`seconds`]: durations as float seconds. Read: numbers or ISO 8601 durations (`PT1H`).
+//! * [`python_dumps`]: text as Python's `json.dumps` writes it, for JSON columns on SQLite.
+//!
+//! Use the modules with `#[serde(with = "...")]`: `json::timestamp`, `json::optional_timestamp`, `json::seconds`,
+//! `json::optional_seconds`.
+
+use chrono::{DateTime, NaiveDate, NaiveDateTime, SubsecRound, Timelike, Utc};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serializer};
+use serde_json::Value;
+
+use crate::clock::Timestamp;
+
+/// A deserialization error which carries the kind that the reference's validator would name (`type` in the 422 body)
+/// beside the message. `api/extract.rs` takes it apart; elsewhere it reads as the message.
+pub fn invalid<E: serde::de::Error>(kind: &str, message: impl std::fmt::Display) -> E {
+    E::custom(format_args!("\u{1}{kind}\u{1}{message}"))
+}
+
+/// Writes a moment as pydantic does.
+pub fn write_timestamp(at: &Timestamp) -> String {
+    if at.nanosecond() / 1000 == 0 { at.format("%Y-%m-%dT%H:%M:%SZ").to_string() } else { at.format("%Y-%m-%dT%H:%M:%S%.6fZ").to_string() }
+}
+
+/// Reads a moment in any form that pydantic takes as a string.
+pub fn parse_timestamp(text: &str) -> Option<Timestamp> {
+    let text = text.trim();
+    if let Ok(at) = DateTime::parse_from_rfc3339(text) {
+        return Some(at.to_utc().trunc_subsecs(6));
+    }
+    for format in ["%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M%#z", "%Y-%m-%d %H:%M%#z"] {
+        if let Ok(at) = DateTime::parse_from_str(text, format) {
+            return Some(at.to_utc().trunc_subsecs(6));
+        }
+    }
+    let naive_text = text.strip_suffix(['Z', 'z']).unwrap_or(text);
+    for format in ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"] {
+        if let Ok(at) = NaiveDateTime::parse_from_str(naive_text, format) {
+            return Some(at.and_utc().trunc_subsecs(6));
+        }
+    }
+    if let Ok(date) = NaiveDate::parse_from_str(text, "%Y-%m-%d") {
+        return Some(date.and_hms_opt(0, 0, 0)?.and_utc());
+    }
+    text.parse::<f64>().ok().and_then(timestamp_of_number)
+}
+
+/// Seconds since the epoch, or milliseconds above 2e10, as pydantic tells them apart.
+fn timestamp_of_number(number: f64) -> Option<Timestamp> {
+    let seconds = if number.abs() > 2e10 { number / 1000.0 } else { number };
+    DateTime::<Utc>::from_timestamp_micros((seconds * 1e6).round() as i64)
+}
+
+fn read_timestamp<E: serde::de::Error>(value: &Value) -> Result<Timestamp, E> {
+    match value {
+        Value::String(text) => parse_timestamp(text),
+        Value::Number(number) => number.as_f64().and_then(timestamp_of_number),
+        _ => return Err(invalid("datetime_type", "Input should be a valid datetime")),
+    }
+    .ok_or_else(|| invalid("datetime_from_date_parsing", "Input should be a valid datetime or date, invalid format"))
+}
+
+/// `#[serde(with = "json::timestamp")]`
+pub mod timestamp {
+    use super::*;
+
+    pub fn serialize<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&write_timestamp(at))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
+        read_timestamp(&Value::deserialize(deserializer)?)
+    }
+}
+
+/// `#[serde(default, with = "json::optional_timestamp")]`
+pub mod optional_timestamp {
+    use super::*;
+
+    #[expect(clippy::ref_option, reason = "serde's `with` passes a reference to the field")]
+    pub fn serialize<S: Serializer>(at: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+        match at {
+            Some(at) => timestamp::serialize(at, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::Null => Ok(None),
+            value => read_timestamp(&value).map(Some),
+        }
+    }
+}
+
+/// Reads float seconds, or an ISO 8601 duration such as `PT1H30M` or `P1DT0.5S`.
+pub fn parse_seconds(value: &Value) -> Option<f64> {
+    match value {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => text.parse().ok().or_else(|| iso_duration(text)),
+        _ => None,
+    }
+    .filter(|seconds| seconds.is_finite())
+}
+
+fn iso_duration(text: &str) -> Option<f64> {
+    let (sign, rest) = text.strip_prefix('-').map_or((1.0, text), |rest| (-1.0, rest));
+    let rest = rest.strip_prefix(['P', 'p'])?;
+    let (mut seconds, mut number, mut in_time, mut parts) = (0.0, String::new(), false, 0);
+    for letter in rest.chars() {
+        match letter.to_ascii_uppercase() {
+            'T' if !in_time => in_time = true,
+            digit @ ('0'..='9' | '.') => number.push(digit),
+            unit => {
+                let factor = match (unit, in_time) {
+                    ('Y', false) => 365.0 * 86400.0,
+                    ('M', false) => 30.0 * 86400.0,
+                    ('W', false) => 7.0 * 86400.0,
+                    ('D', false) => 86400.0,
+                    ('H', true) => 3600.0,
+                    ('M', true) => 60.0,
+                    ('S', true) => 1.0,
+                    _ => return None,
+                };
+                seconds += number.parse::<f64>().ok()? * factor;
+                number.clear();
+                parts += 1;
+            }
+        }
+    }
+    (number.is_empty() && parts > 0).then_some(sign * seconds)
+}
+
+/// `#[serde(with = "json::seconds")]`: a duration in float seconds.
+pub mod seconds {
+    use super::*;
+
+    pub fn serialize<S: Serializer>(seconds: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(*seconds)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        parse_seconds(&Value::deserialize(deserializer)?).ok_or_else(|| invalid("time_delta_parsing", "Input should be a valid timedelta"))
+    }
+}
+
+/// `#[serde(default, with = "json::optional_seconds")]`
+pub mod optional_seconds {
+    use super::*;
+
+    #[expect(clippy::ref_option, reason = "serde's `with` passes a reference to the field")]
+    pub fn serialize<S: Serializer>(seconds: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+        match seconds {
+            Some(seconds) => serializer.serialize_f64(*seconds),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::Null => Ok(None),
+            value => parse_seconds(&value)
+                .map(Some)
+                .ok_or_else(|| D::Error::custom("\u{1}time_delta_parsing\u{1}Input should be a valid timedelta")),
+        }
+    }
+}
+
+/// Writes JSON as Python's `json.dumps` does: `, ` and `: ` between items, everything beyond ASCII escaped. JSON
+/// columns of SQLite are compared as text by the reference, so the bytes matter.
+pub fn python_dumps(value: &Value) -> String {
+    struct Python;
+    impl serde_json::ser::Formatter for Python {
+        fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
+            if first { Ok(()) } else { writer.write_all(b", ") }
+        }
+        fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
+            if first { Ok(()) } else { writer.write_all(b", ") }
+        }
+        fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
+            writer.write_all(b": ")
+        }
+        fn write_string_fragment<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, fragment: &str) -> std::io::Result<()> {
+            for letter in fragment.chars() {
+                if letter.is_ascii() {
+                    writer.write_all(&[letter as u8])?;
+                } else {
+                    let mut units = [0; 2];
+                    for unit in letter.encode_utf16(&mut units) {
+                        write!(writer, "\\u{unit:04x}")?;
+                    }
+                }
+            }
+            Ok(())
+        }
+    }
+    let mut out = Vec::with_capacity(64);
+    let mut serializer = serde_json::Serializer::with_formatter(&mut out, Python);
+    serde::Serialize::serialize(value, &mut serializer).expect("a JSON value always serializes into memory");
+    String::from_utf8(out).expect("the writer only emits ASCII")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps_are_written_as_pydantic_writes_them() {
+        for (given, written) in [
+            ("2026-01-02T03:04:05.678900Z", "2026-01-02T03:04:05.678900Z"),
+            ("2026-01-02 03:04:05+02:00", "2026-01-02T01:04:05Z"),
+            ("2026-01-02T03:04:05", "2026-01-02T03:04:05Z"),
+            ("2026-01-02", "2026-01-02T00:00:00Z"),
+            ("1767323045.5", "2026-01-02T03:04:05.500000Z"),
+        ] {
+            assert_eq!(write_timestamp(&parse_timestamp(given).expect(given)), written);
+        }
+        assert_eq!(parse_timestamp("yesterday"), None);
+    }
+
+    #[test]
+    fn durations_are_seconds_or_iso() {
+        assert_eq!(parse_seconds(&"PT1H30M".into()), Some(5400.0));
+        assert_eq!(parse_seconds(&"P1DT0.5S".into()), Some(86400.5));
+        assert_eq!(parse_seconds(&2.into()), Some(2.0));
+        assert_eq!(parse_seconds(&"P".into()), None);
+    }
+
+    #[test]
+    fn dumps_is_pythons() {
+        let value = serde_json::json!({"b": ["ä", "a\"\n", 1, 1.0, null], "a": {}});
+        assert_eq!(python_dumps(&value), r#"{"b": ["\u00e4", "a\"\n", 1, 1.0, null], "a": {}}"#);
+    }
+}

@@ -1,0 +1,13 @@
+//! What clients see, byte for byte: request and response bodies, filters, and the values inside them.
+//!
+//! One entity family per file. Field order is the reference's; absent optional values are written as `null`;
+//! create and update bodies forbid unknown keys where the reference does.
+
+pub mod event;
+pub mod filter;
+pub mod json;
+pub mod name;
+pub mod patch;
+pub mod variable;
+
+pub use patch::Patch;

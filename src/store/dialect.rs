@@ -1,0 +1,307 @@
+//! All difference between Postgres and SQLite: statement text, value encodings, JSON, intervals, locking, errors.
+//! Nowhere else does the code know which one it talks to.
+//!
+//! Encodings on SQLite are the reference's (SQLAlchemy's): UUIDs as lower-case text, timestamps as
+//! `YYYY-MM-DD HH:MM:SS.ffffff` in UTC, JSON as Python's `json.dumps` text, intervals as a moment after the epoch.
+
+use sea_query::{
+    ArrayType, Expr, ExprTrait, PostgresQueryBuilder, QueryStatementBuilder, SelectStatement, SqliteQueryBuilder, Value, Values,
+};
+use sqlx::error::DatabaseError;
+use sqlx::postgres::{PgArguments, PgTypeInfo};
+use sqlx::sqlite::SqliteArguments;
+use sqlx::{Arguments as _, Postgres};
+use uuid::Uuid;
+
+use crate::clock::Timestamp;
+use crate::model::json::python_dumps;
+
+/// Which database is behind the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dialect {
+    /// PostgreSQL 14 or newer, and what speaks its protocol.
+    Postgres,
+    /// SQLite, for one machine.
+    Sqlite,
+}
+
+/// Text whose SQL type Postgres infers from where it stands, so that one binding serves `text`, `varchar` and the
+/// native enums (`state_type`, ...). Where nothing tells the type, cast: `Expr::val(x).cast_as("text")`.
+struct Untyped(String);
+
+impl sqlx::Type<Postgres> for Untyped {
+    fn type_info() -> PgTypeInfo {
+        PgTypeInfo::with_oid(sqlx::postgres::types::Oid(0))
+    }
+}
+
+impl sqlx::Encode<'_, Postgres> for Untyped {
+    fn encode_by_ref(&self, buffer: &mut sqlx::postgres::PgArgumentBuffer) -> Result<sqlx::encode::IsNull, sqlx::error::BoxDynError> {
+        buffer.extend_from_slice(self.0.as_bytes());
+        Ok(sqlx::encode::IsNull::No)
+    }
+}
+
+/// Microsecond text of a moment, as SQLAlchemy stores it on SQLite.
+pub(crate) const SQLITE_TIMESTAMP: &str = "%Y-%m-%d %H:%M:%S%.6f";
+
+/// A moment as it stands in a SQLite column.
+pub(crate) fn sqlite_timestamp(at: &Timestamp) -> String {
+    at.format(SQLITE_TIMESTAMP).to_string()
+}
+
+impl Dialect {
+    /// The statement's text and its values.
+    pub(crate) fn build(self, statement: &impl QueryStatementBuilder) -> (String, Values) {
+        match self {
+            Self::Postgres => statement.build_any(&PostgresQueryBuilder),
+            Self::Sqlite => statement.build_any(&SqliteQueryBuilder),
+        }
+    }
+
+    // --- expressions ---------------------------------------------------------------------------------------------
+
+    /// A duration in seconds as the value of an interval column.
+    pub fn interval(self, seconds: f64) -> Expr {
+        match self {
+            Self::Postgres => Expr::cust_with_values("make_interval(secs => $1)", [seconds]),
+            Self::Sqlite => {
+                let at = Timestamp::from_timestamp_micros((seconds * 1e6).round() as i64).unwrap_or_default();
+                Expr::val(sqlite_timestamp(&at))
+            }
+        }
+    }
+
+    /// Seconds (float) of an interval column.
+    pub fn interval_seconds(self, interval: impl Into<Expr>) -> Expr {
+        let interval = interval.into();
+        match self {
+            Self::Postgres => Expr::cust_with_exprs("CAST(EXTRACT(EPOCH FROM $1) AS double precision)", [interval]),
+            // Days since the epoch; a bare '0' (a server default of old rows) is no date and counts as zero.
+            Self::Sqlite => Expr::cust_with_exprs("COALESCE((julianday(?) - 2440587.5) * 86400.0, 0.0)", [interval]),
+        }
+    }
+
+    /// `later - earlier` of two timestamps, in float seconds.
+    pub fn seconds_between(self, later: impl Into<Expr>, earlier: impl Into<Expr>) -> Expr {
+        let both = [later.into(), earlier.into()];
+        match self {
+            Self::Postgres => Expr::cust_with_exprs("CAST(EXTRACT(EPOCH FROM ($1 - $2)) AS double precision)", both),
+            Self::Sqlite => Expr::cust_with_exprs("((julianday(?) - julianday(?)) * 86400.0)", both),
+        }
+    }
+
+    /// True where the JSON array has every one of `wanted` strings (true for none).
+    pub fn json_has_all(self, array: impl Into<Expr>, wanted: &[String]) -> Expr {
+        let array = array.into();
+        match self {
+            Self::Postgres => Expr::cust_with_exprs("$1 @> $2", [array, Expr::val(serde_json::json!(wanted))]),
+            Self::Sqlite => wanted.iter().fold(Expr::cust("1 = 1"), |all, one| all.and(sqlite_array_has(array.clone(), one))),
+        }
+    }
+
+    /// True where the JSON array has at least one of `wanted` strings (false for none).
+    pub fn json_has_any(self, array: impl Into<Expr>, wanted: &[String]) -> Expr {
+        let array = array.into();
+        match self {
+            Self::Postgres => Expr::cust_with_exprs("jsonb_exists_any($1, $2)", [array, Expr::val(wanted.to_vec())]),
+            Self::Sqlite => wanted.iter().fold(Expr::cust("1 = 0"), |any, one| any.or(sqlite_array_has(array.clone(), one))),
+        }
+    }
+
+    /// The text at `path` of a JSON object column; NULL where missing. Keys are program constants, not input.
+    pub fn json_text(self, object: impl Into<Expr>, path: &[&'static str]) -> Expr {
+        let object = object.into();
+        match self {
+            Self::Postgres => Expr::cust_with_exprs(format!("($1 #>> '{{{}}}')", path.join(",")), [object]),
+            Self::Sqlite => {
+                let quoted: String = path.iter().map(|key| format!(".\"{key}\"")).collect();
+                Expr::cust_with_exprs(format!("json_extract(?, '${quoted}')"), [object])
+            }
+        }
+    }
+
+    /// Case-insensitive LIKE, with the pattern's `%` and `_` as wildcards (the reference's `ilike`).
+    pub fn ilike(self, text: impl Into<Expr>, pattern: String) -> Expr {
+        match self {
+            Self::Postgres => Expr::cust_with_exprs("$1 ILIKE $2", [text.into(), Expr::val(pattern)]),
+            Self::Sqlite => Expr::cust_with_exprs("lower(?) LIKE lower(?)", [text.into(), Expr::val(pattern)]),
+        }
+    }
+
+    /// `column IN (ids)` as one bound value on Postgres (one prepared statement for any length).
+    pub fn any_id<I: Into<Uuid> + Copy>(self, column: impl Into<Expr>, ids: &[I]) -> Expr {
+        let column = column.into();
+        let ids = ids.iter().map(|id| (*id).into());
+        match self {
+            Self::Postgres => Expr::cust_with_exprs("$1 = ANY($2)", [column, Expr::val(ids.collect::<Vec<Uuid>>())]),
+            Self::Sqlite => column.is_in(ids),
+        }
+    }
+
+    /// Locks the selected rows until the end of the transaction. (A SQLite writer holds the whole database already.)
+    pub fn for_update(self, select: &mut SelectStatement) {
+        if self == Self::Postgres {
+            select.lock_exclusive();
+        }
+    }
+
+    /// As [`Self::for_update`], and leaves out rows that others hold.
+    pub fn for_update_skip_locked(self, select: &mut SelectStatement) {
+        if self == Self::Postgres {
+            select.lock_with_behavior(sea_query::LockType::Update, sea_query::LockBehavior::SkipLocked);
+        }
+    }
+
+    /// As [`Self::for_update`] on the named table alone of a join.
+    pub fn for_update_of(self, select: &mut SelectStatement, table: impl sea_query::IntoTableRef) {
+        if self == Self::Postgres {
+            select.lock_with_tables(sea_query::LockType::Update, [table]);
+        }
+    }
+
+    /// Takes a share lock on the selected rows (the fence).
+    pub fn for_share(self, select: &mut SelectStatement) {
+        if self == Self::Postgres {
+            select.lock_shared();
+        }
+    }
+
+    /// A table of ours beside the reference's: `praetor.NAME` on Postgres, `praetor_NAME` on SQLite.
+    pub fn own_table(self, name: &'static str) -> sea_query::TableRef {
+        use sea_query::IntoTableRef;
+        match self {
+            Self::Postgres => ("praetor", name).into_table_ref(),
+            Self::Sqlite => format!("praetor_{name}").into_table_ref(),
+        }
+    }
+
+    // --- errors --------------------------------------------------------------------------------------------------
+
+    pub(crate) fn constraint_of(self, error: &dyn DatabaseError) -> String {
+        match self {
+            Self::Postgres => error.constraint().unwrap_or_default().to_owned(),
+            Self::Sqlite => error.message().rsplit(": ").next().unwrap_or_default().to_owned(),
+        }
+    }
+
+    pub(crate) fn is_not_null_violation(self, error: &dyn DatabaseError) -> bool {
+        match self {
+            Self::Postgres => error.code().as_deref() == Some("23502"),
+            Self::Sqlite => error.code().as_deref() == Some("1299"),
+        }
+    }
+
+    pub(crate) fn is_retryable(self, error: &dyn DatabaseError) -> bool {
+        let code = error.code();
+        let code = code.as_deref().unwrap_or_default();
+        match self {
+            // Serialization, deadlock, lock not available, cancelled by timeout; connection, resources, shutdown.
+            Self::Postgres => {
+                matches!(code, "40001" | "40P01" | "55P03" | "57014" | "25P03" | "25006")
+                    || ["08", "53", "57P"].iter().any(|class| code.starts_with(class))
+            }
+            // BUSY and LOCKED with their extended codes.
+            Self::Sqlite => matches!(code, "5" | "6" | "261" | "262" | "517" | "518" | "773"),
+        }
+    }
+}
+
+fn sqlite_array_has(array: Expr, wanted: &str) -> Expr {
+    Expr::cust_with_exprs("EXISTS (SELECT 1 FROM json_each(?) AS item WHERE item.value = ?)", [array, Expr::val(wanted)])
+}
+
+/// Binds sea-query's values for Postgres.
+pub(crate) fn postgres_arguments(values: Values) -> Result<PgArguments, sqlx::Error> {
+    let mut arguments = PgArguments::default();
+    for value in values {
+        let added = match value {
+            Value::Bool(value) => arguments.add(value),
+            Value::TinyInt(value) => arguments.add(value.map(i16::from)),
+            Value::SmallInt(value) => arguments.add(value),
+            Value::Int(value) => arguments.add(value),
+            Value::BigInt(value) => arguments.add(value),
+            Value::TinyUnsigned(value) => arguments.add(value.map(i16::from)),
+            Value::SmallUnsigned(value) => arguments.add(value.map(i32::from)),
+            Value::Unsigned(value) => arguments.add(value.map(i64::from)),
+            Value::BigUnsigned(value) => arguments.add(value.map(|value| i64::try_from(value).unwrap_or(i64::MAX))),
+            Value::Float(value) => arguments.add(value),
+            Value::Double(value) => arguments.add(value),
+            Value::String(value) => arguments.add(value.map(Untyped)),
+            Value::Char(value) => arguments.add(value.map(|letter| Untyped(letter.to_string()))),
+            Value::Bytes(value) => arguments.add(value),
+            Value::Json(value) => arguments.add(value.map(|value| sqlx::types::Json(*value))),
+            Value::ChronoDateTimeUtc(value) => arguments.add(value),
+            Value::Uuid(value) => arguments.add(value),
+            Value::Array(kind, items) => add_postgres_array(&mut arguments, &kind, items.map(|items| *items).unwrap_or_default()),
+            other => Err(format!("no binding for {other:?}").into()),
+        };
+        added.map_err(sqlx::Error::Encode)?;
+    }
+    Ok(arguments)
+}
+
+fn add_postgres_array(arguments: &mut PgArguments, kind: &ArrayType, items: Vec<Value>) -> Result<(), sqlx::error::BoxDynError> {
+    macro_rules! array {
+        ($variant:ident) => {
+            arguments.add(
+                items
+                    .into_iter()
+                    .map(|item| match item {
+                        Value::$variant(item) => item,
+                        _ => None,
+                    })
+                    .collect::<Vec<_>>(),
+            )
+        };
+    }
+    match kind {
+        ArrayType::Uuid => array!(Uuid),
+        ArrayType::String => array!(String),
+        ArrayType::BigInt => array!(BigInt),
+        ArrayType::Int => array!(Int),
+        ArrayType::Double => array!(Double),
+        ArrayType::Bool => array!(Bool),
+        ArrayType::ChronoDateTimeUtc => array!(ChronoDateTimeUtc),
+        ArrayType::Json => arguments.add(
+            items
+                .into_iter()
+                .map(|item| match item {
+                    Value::Json(item) => item.map(|item| sqlx::types::Json(*item)),
+                    _ => None,
+                })
+                .collect::<Vec<_>>(),
+        ),
+        other => Err(format!("no binding for an array of {other:?}").into()),
+    }
+}
+
+/// Binds sea-query's values for SQLite.
+pub(crate) fn sqlite_arguments(values: Values) -> Result<SqliteArguments, sqlx::Error> {
+    let mut arguments = SqliteArguments::default();
+    for value in values {
+        let added = match value {
+            Value::Bool(value) => arguments.add(value),
+            Value::TinyInt(value) => arguments.add(value.map(i64::from)),
+            Value::SmallInt(value) => arguments.add(value.map(i64::from)),
+            Value::Int(value) => arguments.add(value.map(i64::from)),
+            Value::BigInt(value) => arguments.add(value),
+            Value::TinyUnsigned(value) => arguments.add(value.map(i64::from)),
+            Value::SmallUnsigned(value) => arguments.add(value.map(i64::from)),
+            Value::Unsigned(value) => arguments.add(value.map(i64::from)),
+            Value::BigUnsigned(value) => arguments.add(value.map(|value| i64::try_from(value).unwrap_or(i64::MAX))),
+            Value::Float(value) => arguments.add(value),
+            Value::Double(value) => arguments.add(value),
+            Value::String(value) => arguments.add(value),
+            Value::Char(value) => arguments.add(value.map(|letter| letter.to_string())),
+            Value::Bytes(value) => arguments.add(value),
+            Value::Json(value) => arguments.add(value.map(|value| python_dumps(&value))),
+            Value::ChronoDateTimeUtc(value) => arguments.add(value.map(|at| sqlite_timestamp(&at))),
+            Value::Uuid(value) => arguments.add(value.map(|id| id.to_string())),
+            other => Err(format!("no binding for {other:?}").into()),
+        };
+        added.map_err(sqlx::Error::Encode)?;
+    }
+    Ok(arguments)
+}

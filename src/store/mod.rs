@@ -1,0 +1,285 @@
+//! Durable state: Prefect's own schema on Postgres or SQLite.
+//!
+//! [`Store::read`] gives a pooled connection for single statements; [`Store::begin`] a transaction, named and timed.
+//! Whoever begins one has no effect but on its [`Tx`] until it is committed: on the errors that the dialect calls
+//! retryable the API runs the whole request again, and a service its next tick.
+//!
+//! Statements are built with sea-query over [`schema`] (imported as `t`). One file per table family holds functions
+//! over `&mut Tx`; what differs between the databases is in [`dialect`].
+
+pub mod dialect;
+pub mod error;
+pub mod filter;
+pub mod outbox;
+pub mod row;
+pub mod schema;
+pub mod variables;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::TryStreamExt;
+use sea_query::{QueryStatementBuilder, Values};
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{AssertSqlSafe, ConnectOptions, PgPool, Postgres, Sqlite, SqlitePool, Transaction};
+
+pub use dialect::Dialect;
+pub use error::StoreError;
+pub use row::{Column, Row, Seconds};
+
+use crate::limits;
+use crate::model::event::Event;
+
+/// A pool of database connections. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    pool: Pool,
+}
+
+/// The pool of either driver; for migrations, which speak to the driver directly.
+#[derive(Clone)]
+pub enum Pool {
+    /// PostgreSQL.
+    Postgres(PgPool),
+    /// SQLite.
+    Sqlite(SqlitePool),
+}
+
+/// How a store connects.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// Connections at most.
+    pub connections: u32,
+    /// Wait for a connection of the pool.
+    pub acquire: Duration,
+    /// Time of one statement on Postgres.
+    pub statement: Duration,
+    /// Prepared statements kept per connection; 0 behind PgBouncer in transaction mode.
+    pub statement_cache: usize,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            connections: limits::DATABASE_CONNECTIONS,
+            acquire: limits::DATABASE_ACQUIRE,
+            statement: limits::DATABASE_STATEMENT,
+            statement_cache: 256,
+        }
+    }
+}
+
+impl Store {
+    /// A store on a Postgres server; connects on first use.
+    pub fn postgres(connect: PgConnectOptions, options: &StoreOptions) -> Self {
+        let statement_milliseconds = options.statement.as_millis().to_string();
+        let connect = connect
+            .statement_cache_capacity(options.statement_cache)
+            .options([("statement_timeout", statement_milliseconds.as_str()), ("timezone", "UTC")])
+            .log_slow_statements(log::LevelFilter::Warn, Duration::from_secs(2))
+            .log_statements(log::LevelFilter::Trace);
+        let pool = PgPoolOptions::new().max_connections(options.connections).acquire_timeout(options.acquire).connect_lazy_with(connect);
+        Self { pool: Pool::Postgres(pool) }
+    }
+
+    /// A store on a SQLite file, which is made where missing; connects on first use.
+    pub fn sqlite(connect: SqliteConnectOptions, options: &StoreOptions) -> Self {
+        let connect = connect
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Normal)
+            .foreign_keys(true)
+            .busy_timeout(limits::SQLITE_BUSY)
+            .log_slow_statements(log::LevelFilter::Warn, Duration::from_secs(2))
+            .log_statements(log::LevelFilter::Trace);
+        let pool =
+            SqlitePoolOptions::new().max_connections(options.connections).acquire_timeout(limits::SQLITE_BUSY).connect_lazy_with(connect);
+        Self { pool: Pool::Sqlite(pool) }
+    }
+
+    /// The driver's pool.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Which database this is.
+    pub fn dialect(&self) -> Dialect {
+        match self.pool {
+            Pool::Postgres(_) => Dialect::Postgres,
+            Pool::Sqlite(_) => Dialect::Sqlite,
+        }
+    }
+
+    /// A connection without a transaction: each statement sees what is committed when it starts. For reads.
+    ///
+    /// # Errors
+    /// [`StoreError::Retryable`] where no connection could be had in time.
+    pub async fn read(&self, name: &'static str) -> Result<Tx, StoreError> {
+        let started = now();
+        let connection = match &self.pool {
+            Pool::Postgres(pool) => pool.acquire().await.map(Connection::PostgresRead),
+            Pool::Sqlite(pool) => pool.acquire().await.map(Connection::SqliteRead),
+        };
+        self.tx(name, started, connection)
+    }
+
+    /// A transaction; it is rolled back unless [`Tx::commit`] is called. On SQLite it holds the write lock from the
+    /// start, so that it cannot fail half-way.
+    ///
+    /// # Errors
+    /// [`StoreError::Retryable`] where no connection or lock could be had in time.
+    pub async fn begin(&self, name: &'static str) -> Result<Tx, StoreError> {
+        let started = now();
+        let connection = match &self.pool {
+            Pool::Postgres(pool) => pool.begin().await.map(Connection::PostgresWrite),
+            Pool::Sqlite(pool) => pool.begin_with("BEGIN IMMEDIATE").await.map(Connection::SqliteWrite),
+        };
+        self.tx(name, started, connection)
+    }
+
+    fn tx(&self, name: &'static str, started: Instant, connection: Result<Connection, sqlx::Error>) -> Result<Tx, StoreError> {
+        let dialect = self.dialect();
+        let connection = connection.map_err(|error| StoreError::of(error, dialect))?;
+        Ok(Tx { connection, dialect, name, started, emitted: Vec::new(), after_commit: None })
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "measures elapsed time only")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// Told of the events of a transaction once it is committed; they are in the outbox already.
+pub trait AfterCommit: Send + Sync {
+    /// Publishes them soon; must not block.
+    fn committed(&self, events: Vec<Event>);
+}
+
+/// A connection of [`Store::read`] or a transaction of [`Store::begin`]; dropped uncommitted, it is rolled back.
+pub struct Tx {
+    connection: Connection,
+    dialect: Dialect,
+    name: &'static str,
+    started: Instant,
+    emitted: Vec<Event>,
+    after_commit: Option<Arc<dyn AfterCommit>>,
+}
+
+enum Connection {
+    PostgresRead(PoolConnection<Postgres>),
+    PostgresWrite(Transaction<'static, Postgres>),
+    SqliteRead(PoolConnection<Sqlite>),
+    SqliteWrite(Transaction<'static, Sqlite>),
+}
+
+enum Driver<'a> {
+    Postgres(&'a mut sqlx::PgConnection),
+    Sqlite(&'a mut sqlx::SqliteConnection),
+}
+
+impl Tx {
+    /// Which database this is.
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// Collects an event; it is written to the outbox with this transaction and published after its commit.
+    pub fn emit(&mut self, event: Event) {
+        self.emitted.push(event);
+    }
+
+    /// Has `listener` told of this transaction's events after the commit.
+    pub(crate) fn after_commit(&mut self, listener: Arc<dyn AfterCommit>) {
+        self.after_commit = Some(listener);
+    }
+
+    /// Writes the emitted events to the outbox and commits. Afterwards the events are published.
+    ///
+    /// # Errors
+    /// After an error of the commit itself the outcome may be unknown; otherwise nothing was written.
+    pub async fn commit(mut self) -> Result<(), StoreError> {
+        let events = std::mem::take(&mut self.emitted);
+        if !events.is_empty() {
+            outbox::insert(&mut self, &events).await?;
+        }
+        let dialect = self.dialect;
+        match self.connection {
+            Connection::PostgresWrite(transaction) => transaction.commit().await,
+            Connection::SqliteWrite(transaction) => transaction.commit().await,
+            Connection::PostgresRead(_) | Connection::SqliteRead(_) => Ok(()),
+        }
+        .map_err(|error| StoreError::of(error, dialect))?;
+        metrics::histogram!("praetor_store_transaction_seconds", "name" => self.name).record(self.started.elapsed().as_secs_f64());
+        if let Some(listener) = self.after_commit.filter(|_| !events.is_empty()) {
+            listener.committed(events);
+        }
+        Ok(())
+    }
+
+    fn driver(&mut self) -> Driver<'_> {
+        match &mut self.connection {
+            Connection::PostgresRead(connection) => Driver::Postgres(connection),
+            Connection::PostgresWrite(transaction) => Driver::Postgres(transaction),
+            Connection::SqliteRead(connection) => Driver::Sqlite(connection),
+            Connection::SqliteWrite(transaction) => Driver::Sqlite(transaction),
+        }
+    }
+
+    /// Runs a statement and gives the number of rows that it changed.
+    pub async fn execute(&mut self, statement: &impl QueryStatementBuilder) -> Result<u64, StoreError> {
+        let (sql, values) = self.dialect.build(statement);
+        self.execute_sql(sql, values).await
+    }
+
+    /// Runs a query and gives all its rows.
+    pub async fn fetch_all(&mut self, statement: &impl QueryStatementBuilder) -> Result<Vec<Row>, StoreError> {
+        let (sql, values) = self.dialect.build(statement);
+        self.fetch_sql(sql, values).await
+    }
+
+    /// Runs a query and gives its first row, if any.
+    pub async fn fetch_optional(&mut self, statement: &impl QueryStatementBuilder) -> Result<Option<Row>, StoreError> {
+        Ok(self.fetch_all(statement).await?.into_iter().next())
+    }
+
+    /// Runs a query that always has a row (a count, a RETURNING).
+    pub async fn fetch_one(&mut self, statement: &impl QueryStatementBuilder) -> Result<Row, StoreError> {
+        self.fetch_optional(statement).await?.ok_or(StoreError::Database(sqlx::Error::RowNotFound))
+    }
+
+    /// Runs a statement given as text (from `store/sql/`, or the dialect) with its values in order.
+    pub async fn execute_sql(&mut self, sql: String, values: Values) -> Result<u64, StoreError> {
+        let dialect = self.dialect;
+        let done = match self.driver() {
+            Driver::Postgres(connection) => {
+                let arguments = dialect::postgres_arguments(values).map_err(StoreError::Database)?;
+                sqlx::query_with(AssertSqlSafe(sql), arguments).execute(connection).await.map(|done| done.rows_affected())
+            }
+            Driver::Sqlite(connection) => {
+                let arguments = dialect::sqlite_arguments(values).map_err(StoreError::Database)?;
+                sqlx::query_with(AssertSqlSafe(sql), arguments).execute(connection).await.map(|done| done.rows_affected())
+            }
+        };
+        done.map_err(|error| StoreError::of(error, dialect))
+    }
+
+    /// Runs a query given as text with its values in order.
+    pub async fn fetch_sql(&mut self, sql: String, values: Values) -> Result<Vec<Row>, StoreError> {
+        let dialect = self.dialect;
+        let rows = match self.driver() {
+            Driver::Postgres(connection) => {
+                let arguments = dialect::postgres_arguments(values).map_err(StoreError::Database)?;
+                let rows = sqlx::query_with(AssertSqlSafe(sql), arguments).fetch(connection);
+                rows.map_ok(|row| Row(row::Inner::Postgres(row))).try_collect().await
+            }
+            Driver::Sqlite(connection) => {
+                let arguments = dialect::sqlite_arguments(values).map_err(StoreError::Database)?;
+                let rows = sqlx::query_with(AssertSqlSafe(sql), arguments).fetch(connection);
+                rows.map_ok(|row| Row(row::Inner::Sqlite(row))).try_collect().await
+            }
+        };
+        rows.map_err(|error| StoreError::of(error, dialect))
+    }
+}
