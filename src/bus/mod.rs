@@ -153,10 +153,7 @@ pub struct ReadLimit {
 
 impl Default for ReadLimit {
     fn default() -> ReadLimit {
-        ReadLimit {
-            entries: 1_000,
-            bytes: 1 << 20,
-        }
+        ReadLimit { entries: 1_000, bytes: 1 << 20 }
     }
 }
 
@@ -222,12 +219,7 @@ pub trait Bus: Send + Sync + 'static {
     ///
     /// # Errors
     /// `Trimmed` if the entry after `after` is gone, `Damaged`, `Closed`.
-    async fn read(
-        &self,
-        topic: &Topic,
-        after: Position,
-        limit: ReadLimit,
-    ) -> Result<Vec<Entry>, BusError>;
+    async fn read(&self, topic: &Topic, after: Position, limit: ReadLimit) -> Result<Vec<Entry>, BusError>;
 
     /// Position of the newest entry applied here; 0 if there never was one.
     fn last(&self, topic: &Topic) -> Position;
@@ -246,22 +238,12 @@ pub trait Bus: Send + Sync + 'static {
     ///
     /// # Errors
     /// `Refused`, `Unknown`, `Closed`.
-    async fn ensure_group(
-        &self,
-        topic: Topic,
-        group: &str,
-        start: Start,
-    ) -> Result<Position, BusError>;
+    async fn ensure_group(&self, topic: Topic, group: &str, start: Start) -> Result<Position, BusError>;
 
     /// Tells that a group needs nothing up to `position` any more. Only to trim: never goes backwards, and a consumer's own
     /// cursor decides. Also a sign of life.
     ///
     /// # Errors
     /// `NoSuchStream`, `NoSuchGroup`, `Refused` (past the end of the stream), `Unknown`, `Closed`.
-    async fn advance_group(
-        &self,
-        topic: Topic,
-        group: &str,
-        position: Position,
-    ) -> Result<(), BusError>;
+    async fn advance_group(&self, topic: Topic, group: &str, position: Position) -> Result<(), BusError>;
 }

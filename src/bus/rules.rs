@@ -94,9 +94,6 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits {
-            hot_bytes_max: 64 << 20,
-            cache_bytes_max: 32 << 20,
-        }
+        Limits { hot_bytes_max: 64 << 20, cache_bytes_max: 32 << 20 }
     }
 }

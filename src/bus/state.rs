@@ -33,9 +33,7 @@ pub enum StateError {
     #[error("{0}")]
     Unsupported(String),
     /// This node's state is not that of the group.
-    #[error(
-        "the state after log index {index} has checksum {ours:016x} here and {theirs:016x} at the leader"
-    )]
+    #[error("the state after log index {index} has checksum {ours:016x} here and {theirs:016x} at the leader")]
     Diverged {
         /// Of the batch after which the states differ.
         index: u64,
@@ -174,12 +172,7 @@ pub struct BusReader {}
 
 impl BusReader {
     /// As [`super::Bus::read`]. Goes to a blocking thread only when it has to read a file.
-    pub async fn read(
-        &self,
-        topic: &Topic,
-        after: Position,
-        limit: ReadLimit,
-    ) -> Result<Vec<Entry>, BusError> {
+    pub async fn read(&self, topic: &Topic, after: Position, limit: ReadLimit) -> Result<Vec<Entry>, BusError> {
         let _ = (topic, after, limit);
         todo!()
     }
