@@ -10,6 +10,14 @@ pub mod clock;
 pub mod limits;
 /// What clients see, byte for byte; serde only, no I/O.
 pub mod model;
+/// Settings: read once, checked as a whole, then immutable.
+pub mod config;
+/// Logs, metrics, readiness.
+pub mod telemetry;
+/// The only place that spawns a task.
+pub mod task;
+/// A bounded accept loop for HTTP.
+pub mod listener;
 /// Durable state in Prefect's own schema, on Postgres or SQLite.
 pub mod store;
 /// The replicated event bus: a pure state machine with the same doors for every caller.
@@ -20,3 +28,5 @@ pub mod events;
 pub mod app;
 /// The HTTP API and WebSockets under `/api`.
 pub mod api;
+/// The command line.
+pub mod cli;

@@ -5,6 +5,7 @@
 
 mod logs;
 pub mod metrics;
+pub mod readiness;
 
 use crate::config::TelemetrySettings;
 
