@@ -258,9 +258,8 @@ mod tests {
 
     #[test]
     fn flags_stand_for_their_variables_and_absent_ones_for_nothing() {
-        let variables = start(
-            "prefect server start --host 0.0.0.0 --port 4300 --no-scheduler --no-services --workers 2 --analytics-off --no-ui",
-        );
+        let variables =
+            start("prefect server start --host 0.0.0.0 --port 4300 --no-scheduler --no-services --workers 2 --analytics-off --no-ui");
         let expected = [
             ("PRAETOR_SERVICES", "false"),
             ("PREFECT_SERVER_API_HOST", "0.0.0.0"),

@@ -26,21 +26,11 @@ impl BusSettings {
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
         const MIB: u64 = 1024 * 1024;
         Self {
-            backlog_bytes_max: reader.within(
-                &["PRAETOR_BUS_BACKLOG_BYTES_MAX"],
-                4096 * MIB,
-                16 * MIB,
-                1024 * 1024 * 1024 * MIB,
-            ),
+            backlog_bytes_max: reader.within(&["PRAETOR_BUS_BACKLOG_BYTES_MAX"], 4096 * MIB, 16 * MIB, 1024 * 1024 * 1024 * MIB),
             cache_bytes_max: reader.within(&["PRAETOR_BUS_CACHE_BYTES_MAX"], 128 * MIB, MIB, 1024 * 1024 * MIB),
             dedupe_window: reader.positive(&["PRAETOR_BUS_DEDUPE_SECONDS"], 300.0),
             group_idle: reader.positive(&["PRAETOR_BUS_GROUP_IDLE_SECONDS"], 300.0),
-            batch_bytes_max: reader.within(
-                &["PRAETOR_BUS_BATCH_BYTES_MAX"],
-                256 * 1024,
-                4 * 1024,
-                4 * MIB as usize,
-            ),
+            batch_bytes_max: reader.within(&["PRAETOR_BUS_BATCH_BYTES_MAX"], 256 * 1024, 4 * 1024, 4 * MIB as usize),
             batch_linger: reader.value(&["PRAETOR_BUS_BATCH_LINGER_SECONDS"], Duration::from_millis(2)),
         }
     }

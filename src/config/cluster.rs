@@ -154,8 +154,7 @@ mod tests {
     use super::*;
 
     fn read(pairs: &[(&str, &str)]) -> (ClusterSettings, Vec<String>) {
-        let variables: Variables =
-            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let variables: Variables = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let mut reader = Reader::new(&variables);
         let settings = ClusterSettings::read(&mut reader, Path::new("/home/p"));
         (settings, reader.into_problems())

@@ -79,10 +79,7 @@ impl DatabaseSettings {
                 10_000,
             ),
             tls: tls(reader),
-            migrate_on_start: reader.value(
-                &["PREFECT_SERVER_DATABASE_MIGRATE_ON_START", "PREFECT_API_DATABASE_MIGRATE_ON_START"],
-                true,
-            ),
+            migrate_on_start: reader.value(&["PREFECT_SERVER_DATABASE_MIGRATE_ON_START", "PREFECT_API_DATABASE_MIGRATE_ON_START"], true),
             migration_timeout: reader.optional(&["PREFECT_SERVER_DATABASE_MIGRATION_TIMEOUT"]),
         }
     }
@@ -147,9 +144,7 @@ fn url(reader: &mut Reader<'_>, home: &Path) -> Secret {
             None => default_url(home),
         },
         Some(other) => {
-            reader.problem(format!(
-                "PREFECT_SERVER_DATABASE_DRIVER must be postgresql+asyncpg or sqlite+aiosqlite; change {other:?}"
-            ));
+            reader.problem(format!("PREFECT_SERVER_DATABASE_DRIVER must be postgresql+asyncpg or sqlite+aiosqlite; change {other:?}"));
             default_url(home)
         }
         None => default_url(home),
@@ -170,8 +165,7 @@ mod tests {
     use super::*;
 
     fn read(pairs: &[(&str, &str)]) -> (String, Vec<String>) {
-        let variables: Variables =
-            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let variables: Variables = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let mut reader = Reader::new(&variables);
         let settings = DatabaseSettings::read(&mut reader, Path::new("/home/p"));
         (settings.url.expose().to_owned(), reader.into_problems())
@@ -196,8 +190,7 @@ mod tests {
     #[test]
     fn a_password_is_put_into_the_url_that_asks_for_it() {
         let url = "postgresql://me:${PREFECT_API_DATABASE_PASSWORD}@db/p";
-        let (address, problems) =
-            read(&[("PREFECT_API_DATABASE_CONNECTION_URL", url), ("PREFECT_API_DATABASE_PASSWORD", "a/b")]);
+        let (address, problems) = read(&[("PREFECT_API_DATABASE_CONNECTION_URL", url), ("PREFECT_API_DATABASE_PASSWORD", "a/b")]);
         assert_eq!(address, "postgresql://me:a%2Fb@db/p");
         assert!(problems.is_empty());
         assert_eq!(read(&[("PREFECT_API_DATABASE_CONNECTION_URL", url)]).1.len(), 1);

@@ -25,13 +25,11 @@ pub use cluster::ClusterSettings;
 pub use database::{DatabaseSettings, DatabaseTls};
 pub use events::EventsSettings;
 pub use orchestration::OrchestrationSettings;
-pub use reader::Variables;
 use reader::Reader;
+pub use reader::Variables;
 pub use secret::Secret;
 pub use server::ServerSettings;
-pub use services::{
-    ConsumerSettings, ForemanSettings, LoopSettings, SchedulerSettings, ServicesSettings, VacuumSettings,
-};
+pub use services::{ConsumerSettings, ForemanSettings, LoopSettings, SchedulerSettings, ServicesSettings, VacuumSettings};
 pub use telemetry::TelemetrySettings;
 
 /// Everything a node is told at its start.
@@ -106,7 +104,9 @@ impl Settings {
         };
         let embedded = settings.database.url.expose().starts_with("sqlite");
         if embedded && settings.database.url.expose().contains(":memory:") && settings.cluster.peers.len() > 1 {
-            reader.problem("nodes of a group cannot share a database in memory; set PREFECT_API_DATABASE_CONNECTION_URL to a PostgreSQL address");
+            reader.problem(
+                "nodes of a group cannot share a database in memory; set PREFECT_API_DATABASE_CONNECTION_URL to a PostgreSQL address",
+            );
         }
         settings.notes = notes(&reader);
         let problems = reader.into_problems();
@@ -117,9 +117,7 @@ impl Settings {
     pub fn environment() -> Variables {
         std::env::vars()
             .map(|(name, value)| (name.to_ascii_uppercase(), value))
-            .filter(|(name, _)| {
-                ["PREFECT_", "PRAETOR_", "ORION_"].iter().any(|prefix| name.starts_with(prefix))
-            })
+            .filter(|(name, _)| ["PREFECT_", "PRAETOR_", "ORION_"].iter().any(|prefix| name.starts_with(prefix)))
             .collect()
     }
 }
@@ -131,11 +129,7 @@ fn notes(reader: &Reader<'_>) -> Vec<String> {
         notes.push(format!("not needed here, and without effect: {}", not_needed.join(", ")));
     }
     // A warning and no refusal: Kubernetes puts PRAETOR_PORT and the like beside a service of that name.
-    let unknown: Vec<String> = reader
-        .unread(&["PRAETOR_"])
-        .into_iter()
-        .filter(|name| !name.starts_with("PRAETOR_TEST_"))
-        .collect();
+    let unknown: Vec<String> = reader.unread(&["PRAETOR_"]).into_iter().filter(|name| !name.starts_with("PRAETOR_TEST_")).collect();
     if !unknown.is_empty() {
         notes.push(format!("no setting has this name, and it has no effect: {}", unknown.join(", ")));
     }
@@ -175,12 +169,9 @@ mod tests {
 
     #[test]
     fn settings_of_the_reference_s_redis_are_accepted_and_noted() {
-        let settings = load(&[
-            ("PREFECT_REDIS_MESSAGING_HOST", "redis"),
-            ("PREFECT_SERVER_DOCKET_URL", "redis://redis"),
-            ("PRAETOR_NODE_IDD", "3"),
-        ])
-        .expect("accepted");
+        let settings =
+            load(&[("PREFECT_REDIS_MESSAGING_HOST", "redis"), ("PREFECT_SERVER_DOCKET_URL", "redis://redis"), ("PRAETOR_NODE_IDD", "3")])
+                .expect("accepted");
         assert_eq!(
             settings.notes,
             [

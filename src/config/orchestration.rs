@@ -43,17 +43,11 @@ impl OrchestrationSettings {
         let seconds = Duration::from_secs;
         Self {
             tag_concurrency_slot_wait: reader.value(
-                &[
-                    "PREFECT_SERVER_TASKS_TAG_CONCURRENCY_SLOT_WAIT_SECONDS",
-                    "PREFECT_TASK_RUN_TAG_CONCURRENCY_SLOT_WAIT_SECONDS",
-                ],
+                &["PREFECT_SERVER_TASKS_TAG_CONCURRENCY_SLOT_WAIT_SECONDS", "PREFECT_TASK_RUN_TAG_CONCURRENCY_SLOT_WAIT_SECONDS"],
                 seconds(10),
             ),
             deployment_concurrency_slot_wait: reader.value(
-                &[
-                    "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS",
-                    "PREFECT_DEPLOYMENT_CONCURRENCY_SLOT_WAIT_SECONDS",
-                ],
+                &["PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS", "PREFECT_DEPLOYMENT_CONCURRENCY_SLOT_WAIT_SECONDS"],
                 seconds(30),
             ),
             initial_deployment_lease: Duration::from_secs_f64(reader.within(
@@ -62,41 +56,26 @@ impl OrchestrationSettings {
                 30.0,
                 3600.0,
             )),
-            maximum_concurrency_slot_wait: reader
-                .value(&["PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS"], seconds(30)),
+            maximum_concurrency_slot_wait: reader.value(&["PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS"], seconds(30)),
             max_cache_key_length: reader
                 .value(&["PREFECT_SERVER_TASKS_MAX_CACHE_KEY_LENGTH", "PREFECT_API_TASK_CACHE_KEY_MAX_LENGTH"], 2000),
             max_scheduled_queue_size: reader.value(
-                &[
-                    "PREFECT_SERVER_TASKS_SCHEDULING_MAX_SCHEDULED_QUEUE_SIZE",
-                    "PREFECT_TASK_SCHEDULING_MAX_SCHEDULED_QUEUE_SIZE",
-                ],
+                &["PREFECT_SERVER_TASKS_SCHEDULING_MAX_SCHEDULED_QUEUE_SIZE", "PREFECT_TASK_SCHEDULING_MAX_SCHEDULED_QUEUE_SIZE"],
                 1000,
             ),
-            max_retry_queue_size: reader.value(
-                &["PREFECT_SERVER_TASKS_SCHEDULING_MAX_RETRY_QUEUE_SIZE", "PREFECT_TASK_SCHEDULING_MAX_RETRY_QUEUE_SIZE"],
-                100,
-            ),
+            max_retry_queue_size: reader
+                .value(&["PREFECT_SERVER_TASKS_SCHEDULING_MAX_RETRY_QUEUE_SIZE", "PREFECT_TASK_SCHEDULING_MAX_RETRY_QUEUE_SIZE"], 100),
             pending_task_timeout: reader.value(
                 &["PREFECT_SERVER_TASKS_SCHEDULING_PENDING_TASK_TIMEOUT", "PREFECT_TASK_SCHEDULING_PENDING_TASK_TIMEOUT"],
                 Duration::ZERO,
             ),
-            max_scheduled_runs: reader.value(
-                &[
-                    "PREFECT_SERVER_DEPLOYMENT_SCHEDULE_MAX_SCHEDULED_RUNS",
-                    "PREFECT_DEPLOYMENT_SCHEDULE_MAX_SCHEDULED_RUNS",
-                ],
-                50,
-            ),
-            graph_max_nodes: reader
-                .value(&["PREFECT_SERVER_FLOW_RUN_GRAPH_MAX_NODES", "PREFECT_API_MAX_FLOW_RUN_GRAPH_NODES"], 10_000),
-            graph_max_artifacts: reader.value(
-                &["PREFECT_SERVER_FLOW_RUN_GRAPH_MAX_ARTIFACTS", "PREFECT_API_MAX_FLOW_RUN_GRAPH_ARTIFACTS"],
-                10_000,
-            ),
+            max_scheduled_runs: reader
+                .value(&["PREFECT_SERVER_DEPLOYMENT_SCHEDULE_MAX_SCHEDULED_RUNS", "PREFECT_DEPLOYMENT_SCHEDULE_MAX_SCHEDULED_RUNS"], 50),
+            graph_max_nodes: reader.value(&["PREFECT_SERVER_FLOW_RUN_GRAPH_MAX_NODES", "PREFECT_API_MAX_FLOW_RUN_GRAPH_NODES"], 10_000),
+            graph_max_artifacts: reader
+                .value(&["PREFECT_SERVER_FLOW_RUN_GRAPH_MAX_ARTIFACTS", "PREFECT_API_MAX_FLOW_RUN_GRAPH_ARTIFACTS"], 10_000),
             cleanup_lease: reader.positive(&["PREFECT_SERVER_WORKER_CHANNEL_CLEANUP_LEASE_SECONDS"], 30.0),
-            cleanup_max_delivery_attempts: reader
-                .within(&["PREFECT_SERVER_WORKER_CHANNEL_CLEANUP_MAX_DELIVERY_ATTEMPTS"], 3, 1, 1000),
+            cleanup_max_delivery_attempts: reader.within(&["PREFECT_SERVER_WORKER_CHANNEL_CLEANUP_MAX_DELIVERY_ATTEMPTS"], 3, 1, 1000),
         }
     }
 }

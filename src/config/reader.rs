@@ -56,13 +56,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A value which must lie within a range; outside it is a problem.
-    pub fn within<T: FromText + PartialOrd + std::fmt::Display + Copy>(
-        &mut self,
-        names: &[&str],
-        default: T,
-        least: T,
-        most: T,
-    ) -> T {
+    pub fn within<T: FromText + PartialOrd + std::fmt::Display + Copy>(&mut self, names: &[&str], default: T, least: T, most: T) -> T {
         let value = self.value(names, default);
         if value < least || value > most {
             self.problem(format!("{} must be between {least} and {most}; it is {value}", names[0]));
@@ -194,9 +188,7 @@ fn duration(text: &str) -> Option<Duration> {
         return iso_duration(iso);
     }
     let (days, clock) = match text.split_once("day") {
-        Some((days, rest)) => {
-            (days.trim().parse::<u64>().ok()?, rest.trim_start_matches('s').trim_start_matches(',').trim())
-        }
+        Some((days, rest)) => (days.trim().parse::<u64>().ok()?, rest.trim_start_matches('s').trim_start_matches(',').trim()),
         None => (0, text),
     };
     let mut seconds = (days * 86_400) as f64;

@@ -65,20 +65,11 @@ impl ServerSettings {
             base_path: base_path(reader),
             auth_string: auth_string(reader),
             keepalive_timeout: reader.positive(&["PREFECT_SERVER_API_KEEPALIVE_TIMEOUT"], 5.0),
-            default_limit: reader.within(
-                &["PREFECT_SERVER_API_DEFAULT_LIMIT", "PREFECT_API_DEFAULT_LIMIT"],
-                200,
-                1,
-                1_000_000,
-            ),
-            csrf_protection_enabled: reader.value(
-                &["PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED", "PREFECT_SERVER_CSRF_PROTECTION_ENABLED"],
-                false,
-            ),
-            csrf_token_expiration: reader.positive(
-                &["PREFECT_SERVER_API_CSRF_TOKEN_EXPIRATION", "PREFECT_SERVER_CSRF_TOKEN_EXPIRATION"],
-                3600.0,
-            ),
+            default_limit: reader.within(&["PREFECT_SERVER_API_DEFAULT_LIMIT", "PREFECT_API_DEFAULT_LIMIT"], 200, 1, 1_000_000),
+            csrf_protection_enabled: reader
+                .value(&["PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED", "PREFECT_SERVER_CSRF_PROTECTION_ENABLED"], false),
+            csrf_token_expiration: reader
+                .positive(&["PREFECT_SERVER_API_CSRF_TOKEN_EXPIRATION", "PREFECT_SERVER_CSRF_TOKEN_EXPIRATION"], 3600.0),
             cors_allowed_origins: list(reader, "ORIGINS"),
             cors_allowed_methods: list(reader, "METHODS"),
             cors_allowed_headers: list(reader, "HEADERS"),
@@ -86,17 +77,13 @@ impl ServerSettings {
             websocket_ping_timeout: reader.positive(&["PREFECT_SERVER_API_WEBSOCKET_PING_TIMEOUT"], 20.0),
             max_parameter_bytes: reader.value(&["PREFECT_SERVER_API_MAX_PARAMETER_SIZE"], 524_288),
             metrics_enabled: reader.value(&["PREFECT_SERVER_METRICS_ENABLED", "PREFECT_API_ENABLE_METRICS"], false),
-            register_blocks_on_start: reader.value(
-                &["PREFECT_SERVER_REGISTER_BLOCKS_ON_START", "PREFECT_API_BLOCKS_REGISTER_ON_START"],
-                true,
-            ),
+            register_blocks_on_start: reader
+                .value(&["PREFECT_SERVER_REGISTER_BLOCKS_ON_START", "PREFECT_API_BLOCKS_REGISTER_ON_START"], true),
             encryption_key: reader.optional(&["PREFECT_SERVER_ENCRYPTION_KEY", "ORION_ENCRYPTION_KEY"]),
             ui_enabled: reader.value(&["PREFECT_SERVER_UI_ENABLED", "PREFECT_UI_ENABLED"], true),
             ui_api_url: reader.optional(&["PREFECT_SERVER_UI_API_URL", "PREFECT_UI_API_URL"]),
-            ui_serve_base: reader
-                .value(&["PREFECT_SERVER_UI_SERVE_BASE", "PREFECT_UI_SERVE_BASE"], "/".to_owned()),
-            ui_static_directory: reader
-                .optional(&["PREFECT_SERVER_UI_STATIC_DIRECTORY", "PREFECT_UI_STATIC_DIRECTORY"]),
+            ui_serve_base: reader.value(&["PREFECT_SERVER_UI_SERVE_BASE", "PREFECT_UI_SERVE_BASE"], "/".to_owned()),
+            ui_static_directory: reader.optional(&["PREFECT_SERVER_UI_STATIC_DIRECTORY", "PREFECT_UI_STATIC_DIRECTORY"]),
             connections_max: reader.within(&["PRAETOR_HTTP_CONNECTIONS_MAX"], 10_000, 1, 1_000_000),
             shutdown_grace: reader.positive(&["PRAETOR_SHUTDOWN_GRACE_SECONDS"], 10.0),
         }

@@ -138,10 +138,7 @@ impl ServicesSettings {
             task_run_recorder: ConsumerSettings::read(reader, "TASK_RUN_RECORDER"),
             triggers_enabled: service(reader, "TRIGGERS_ENABLED", true),
             event_logger_enabled: service(reader, "EVENT_LOGGER_ENABLED", false),
-            outbox_sweeper: LoopSettings {
-                enabled: true,
-                period: reader.positive(&["PRAETOR_SERVICES_OUTBOX_SWEEPER_LOOP_SECONDS"], 1.0),
-            },
+            outbox_sweeper: LoopSettings { enabled: true, period: reader.positive(&["PRAETOR_SERVICES_OUTBOX_SWEEPER_LOOP_SECONDS"], 1.0) },
         }
     }
 }
@@ -207,9 +204,8 @@ impl VacuumSettings {
                     match kind {
                         "events" => events = true,
                         "flow_runs" => flow_runs = true,
-                        other => reader.problem(format!(
-                            "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED may name events and flow_runs; change {other:?}"
-                        )),
+                        other => reader
+                            .problem(format!("PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED may name events and flow_runs; change {other:?}")),
                     }
                 }
             }
@@ -272,8 +268,7 @@ mod tests {
     use super::*;
 
     fn read(pairs: &[(&str, &str)]) -> (ServicesSettings, Vec<String>) {
-        let variables: Variables =
-            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let variables: Variables = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let mut reader = Reader::new(&variables);
         let settings = ServicesSettings::read(&mut reader);
         (settings, reader.into_problems())
@@ -282,9 +277,7 @@ mod tests {
     #[test]
     fn the_vacuum_reads_the_reference_s_three_ways_of_saying_what_goes() {
         const NAME: &str = "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED";
-        for (text, events, flow_runs) in
-            [("", true, false), ("true", true, true), ("false", true, false), ("flow_runs", false, true)]
-        {
+        for (text, events, flow_runs) in [("", true, false), ("true", true, true), ("false", true, false), ("flow_runs", false, true)] {
             let (settings, problems) = read(&[(NAME, text)]);
             assert_eq!((settings.vacuum.events, settings.vacuum.flow_runs), (events, flow_runs), "{text}");
             assert!(problems.is_empty());

@@ -14,9 +14,8 @@ pub struct TelemetrySettings {
 
 impl TelemetrySettings {
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
-        let level: String = reader
-            .value(&["PREFECT_SERVER_LOGGING_LEVEL", "PREFECT_LOGGING_SERVER_LEVEL"], "INFO".to_owned())
-            .to_ascii_uppercase();
+        let level: String =
+            reader.value(&["PREFECT_SERVER_LOGGING_LEVEL", "PREFECT_LOGGING_SERVER_LEVEL"], "INFO".to_owned()).to_ascii_uppercase();
         let (ours, others) = match level.as_str() {
             "NOTSET" | "TRACE" => ("trace", "debug"),
             "DEBUG" => ("debug", "info"),
