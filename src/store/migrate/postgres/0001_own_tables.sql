@@ -1,0 +1,57 @@
+-- Step 1: what Praetor keeps beside Prefect's tables. Python never looks here.
+
+-- Events (and other messages) made by a transaction and not yet known to be published. A row is deleted after its publication.
+CREATE TABLE praetor.outbox (
+    id uuid NOT NULL,                       -- id of the message; the bus drops a second one with it
+    stream text NOT NULL,                   -- where to publish: 'events', 'actions', ...
+    payload bytea NOT NULL,                 -- the message as it will stand in the stream
+    created timestamptz NOT NULL,           -- when the transaction made it; the sweeper leaves young rows to their node
+    attempts bigint DEFAULT 0 NOT NULL,     -- publications tried by the sweeper
+    CONSTRAINT pk_outbox PRIMARY KEY (id)
+);
+CREATE INDEX ix_outbox__created ON praetor.outbox (created, id);
+
+-- How far a consumer group has come. Moved in the transaction of the effect, so an entry takes effect once.
+CREATE TABLE praetor.cursor (
+    consumer_group text NOT NULL,
+    stream text NOT NULL,
+    position bigint NOT NULL,               -- position of the last entry whose effect is in the database
+    updated timestamptz NOT NULL,
+    CONSTRAINT pk_cursor PRIMARY KEY (consumer_group, stream)
+);
+
+-- Who may write as a leader. Its transactions read the row FOR SHARE and abort when the epoch has moved.
+CREATE TABLE praetor.fence (
+    name text NOT NULL,                     -- 'services'
+    epoch bigint NOT NULL,                  -- log index of the election; only ever rises
+    holder bigint,                          -- node id of the leader of this epoch
+    updated timestamptz NOT NULL,
+    CONSTRAINT pk_fence PRIMARY KEY (name)
+);
+
+-- A taken concurrency slot is a live row here; concurrency_limit_v2.active_slots follows in the same transaction.
+CREATE TABLE praetor.lease (
+    id uuid NOT NULL,                       -- the lease id that clients renew
+    limit_ids jsonb NOT NULL,               -- ids of the rows of concurrency_limit_v2: ["...", "..."]
+    slots integer NOT NULL,                 -- slots taken of each of them
+    holder jsonb,                           -- {"type": "flow_run" | "task_run" | "deployment", "id": "..."} or NULL
+    created timestamptz NOT NULL,
+    expires timestamptz NOT NULL,           -- past it the repossessor may give the slots back
+    CONSTRAINT pk_lease PRIMARY KEY (id)
+);
+CREATE INDEX ix_lease__expires ON praetor.lease (expires, id);
+CREATE INDEX ix_lease__limit_ids ON praetor.lease USING gin (limit_ids);
+
+-- Entries that a consumer group gave up on, kept until someone replays or deletes them.
+CREATE TABLE praetor.dead_letter (
+    id uuid NOT NULL,                       -- id of the message
+    stream text NOT NULL,
+    consumer_group text NOT NULL,
+    position bigint NOT NULL,               -- where it stood in the stream
+    payload bytea NOT NULL,
+    error text NOT NULL,                    -- the last failure, with its causes
+    attempts bigint NOT NULL,
+    created timestamptz NOT NULL,           -- when it was given up
+    CONSTRAINT pk_dead_letter PRIMARY KEY (id, consumer_group)
+);
+CREATE INDEX ix_dead_letter__created ON praetor.dead_letter (created, id);

@@ -1,0 +1,57 @@
+-- Step 1: what Praetor keeps beside Prefect's tables. Python never looks here. Times are texts of Prefect's form, ids lower-case
+-- with hyphens, JSON is text; see the Postgres step for the promises.
+
+-- Events (and other messages) made by a transaction and not yet known to be published. A row is deleted after its publication.
+CREATE TABLE praetor_outbox (
+    id CHAR(36) NOT NULL,                   -- id of the message; the bus drops a second one with it
+    stream TEXT NOT NULL,                   -- where to publish: 'events', 'actions', ...
+    payload BLOB NOT NULL,                  -- the message as it will stand in the stream
+    created DATETIME NOT NULL,              -- when the transaction made it; the sweeper leaves young rows to their node
+    attempts INTEGER DEFAULT 0 NOT NULL,    -- publications tried by the sweeper
+    CONSTRAINT pk_praetor_outbox PRIMARY KEY (id)
+);
+CREATE INDEX ix_praetor_outbox__created ON praetor_outbox (created, id);
+
+-- How far a consumer group has come. Moved in the transaction of the effect, so an entry takes effect once.
+CREATE TABLE praetor_cursor (
+    consumer_group TEXT NOT NULL,
+    stream TEXT NOT NULL,
+    position INTEGER NOT NULL,              -- position of the last entry whose effect is in the database
+    updated DATETIME NOT NULL,
+    CONSTRAINT pk_praetor_cursor PRIMARY KEY (consumer_group, stream)
+);
+
+-- Who may write as a leader. Its transactions read the row and abort when the epoch has moved.
+CREATE TABLE praetor_fence (
+    name TEXT NOT NULL,                     -- 'services'
+    epoch INTEGER NOT NULL,                 -- log index of the election; only ever rises
+    holder INTEGER,                         -- node id of the leader of this epoch
+    updated DATETIME NOT NULL,
+    CONSTRAINT pk_praetor_fence PRIMARY KEY (name)
+);
+
+-- A taken concurrency slot is a live row here; concurrency_limit_v2.active_slots follows in the same transaction.
+CREATE TABLE praetor_lease (
+    id CHAR(36) NOT NULL,                   -- the lease id that clients renew
+    limit_ids JSON NOT NULL,                -- ids of the rows of concurrency_limit_v2: ["...", "..."]
+    slots INTEGER NOT NULL,                 -- slots taken of each of them
+    holder JSON,                            -- {"type": "flow_run" | "task_run" | "deployment", "id": "..."} or NULL
+    created DATETIME NOT NULL,
+    expires DATETIME NOT NULL,              -- past it the repossessor may give the slots back
+    CONSTRAINT pk_praetor_lease PRIMARY KEY (id)
+);
+CREATE INDEX ix_praetor_lease__expires ON praetor_lease (expires, id);
+
+-- Entries that a consumer group gave up on, kept until someone replays or deletes them.
+CREATE TABLE praetor_dead_letter (
+    id CHAR(36) NOT NULL,                   -- id of the message
+    stream TEXT NOT NULL,
+    consumer_group TEXT NOT NULL,
+    position INTEGER NOT NULL,              -- where it stood in the stream
+    payload BLOB NOT NULL,
+    error TEXT NOT NULL,                    -- the last failure, with its causes
+    attempts INTEGER NOT NULL,
+    created DATETIME NOT NULL,              -- when it was given up
+    CONSTRAINT pk_praetor_dead_letter PRIMARY KEY (id, consumer_group)
+);
+CREATE INDEX ix_praetor_dead_letter__created ON praetor_dead_letter (created, id);
