@@ -10,9 +10,11 @@
 pub mod dialect;
 pub mod error;
 pub mod filter;
+pub mod migrate;
 pub mod outbox;
 pub mod row;
 pub mod schema;
+pub mod url;
 pub mod variables;
 
 use std::sync::Arc;

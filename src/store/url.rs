@@ -13,7 +13,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use url::Url;
 
 /// How long a SQLite connection waits for another writer; the reference waits as long.
-const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(60);
+const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A database address. `Debug` and `Display` show it without password and parameters.
 #[derive(Clone)]
@@ -147,14 +147,13 @@ fn parse_sqlite(rest: &str) -> Result<DatabaseUrl, UrlError> {
 }
 
 fn parse_postgres(rest: &str) -> Result<DatabaseUrl, UrlError> {
-    let mut url =
-        Url::parse(&format!("postgresql:{rest}")).map_err(|error| UrlError::Invalid(error.to_string()))?;
+    let (text, mut hosts) = authority_hosts(rest)?;
+    let mut url = Url::parse(&text).map_err(|error| UrlError::Invalid(error.to_string()))?;
     let parameters: Vec<(String, String)> = url.query_pairs().into_owned().collect();
     url.set_query(None);
     let mut options = PgConnectOptions::from_str(url.as_str())
         .map_err(|_| UrlError::Invalid("user, password, host, port or database name cannot be read".to_owned()))?;
 
-    let mut hosts: Vec<String> = Vec::new();
     let mut ports: Vec<u16> = Vec::new();
     let mut user = None;
     let mut database = None;
@@ -228,6 +227,21 @@ fn parse_postgres(rest: &str) -> Result<DatabaseUrl, UrlError> {
     Ok(DatabaseUrl { target: Target::Postgres(servers), shown })
 }
 
+/// Takes a list of hosts (`a:1,b:2`), which a general URL cannot have, out of the authority, and names the host where a user
+/// stands before nothing (`me@/prefect?host=...`).
+fn authority_hosts(rest: &str) -> Result<(String, Vec<String>), UrlError> {
+    let rest = rest.strip_prefix("//").ok_or(UrlError::NoScheme)?;
+    let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let at = authority.rfind('@').map_or(0, |at| at + 1);
+    let (user, hosts) = authority.split_at(at);
+    if hosts.contains(',') {
+        let hosts = hosts.split(',').map(str::to_owned).collect();
+        return Ok((format!("postgresql://{user}localhost{tail}"), hosts));
+    }
+    let host = if hosts.is_empty() && !user.is_empty() { "localhost" } else { hosts };
+    Ok((format!("postgresql://{user}{host}{tail}"), Vec::new()))
+}
+
 /// Splits `host:port`, `[v6]:port`, `host` and a bare IPv6 address.
 fn split_port(host: &str) -> Result<(&str, Option<u16>), UrlError> {
     let (name, port) = if let Some(inner) = host.strip_prefix('[') {
@@ -290,6 +304,9 @@ mod tests {
         let found = servers("postgresql://me@/prefect?host=a,b&port=1,2");
         let ports: Vec<_> = found.iter().map(PgConnectOptions::get_port).collect();
         assert_eq!(ports, [1, 2]);
+        let found = servers("postgresql://me:x@a:1,b:2/prefect");
+        let hosts: Vec<_> = found.iter().map(|server| (server.get_host(), server.get_port())).collect();
+        assert_eq!(hosts, [("a", 1), ("b", 2)]);
     }
 
     #[test]

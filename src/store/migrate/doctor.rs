@@ -91,8 +91,9 @@ pub(super) struct Examined {
     pub server_version: String,
     /// Major version where it matters.
     pub server_major: Option<u32>,
-    /// `None`: the dialect needs no such extension; `Some(None)`: needed and absent.
-    pub trigrams: Option<Option<String>>,
+    /// The dialect needs pg_trgm, whose version is next.
+    pub needs_trigrams: bool,
+    pub trigrams: Option<String>,
     pub tables: BTreeMap<String, Vec<String>>,
     pub indexes: BTreeMap<String, String>,
     pub orphan_slots: Vec<OrphanSlots>,
@@ -129,7 +130,7 @@ pub(super) fn diagnose(database: String, wanted: &'static Wanted, found: Examine
         );
     }
     let has_tables = !matches!(found.state, State::Empty | State::NotPrefect { .. });
-    if found.trigrams == Some(None) {
+    if found.needs_trigrams && found.trigrams.is_none() {
         let severity = if has_tables { Severity::Problem } else { Severity::Note };
         say(
             severity,
@@ -174,7 +175,7 @@ pub(super) fn diagnose(database: String, wanted: &'static Wanted, found: Examine
         revision_expected: wanted.revision,
         own_version: found.own_version,
         own_version_expected: wanted.own_version(),
-        pg_trgm: found.trigrams.flatten(),
+        pg_trgm: found.trigrams,
         missing: if comparable { missing } else { Vec::new() },
         extra: if comparable { extra } else { Vec::new() },
         orphan_slots: found.orphan_slots,

@@ -228,7 +228,7 @@ impl Error {
         move |source| {
             let denied = source
                 .as_database_error()
-                .and_then(|error| error.code())
+                .and_then(sqlx::error::DatabaseError::code)
                 // insufficient_privilege; SQLite: readonly.
                 .is_some_and(|code| code == "42501" || code == "8");
             if denied { Self::Denied { action, source } } else { Self::Failed { action, source } }

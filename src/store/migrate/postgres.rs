@@ -86,10 +86,10 @@ pub(super) async fn reset(connection: &mut PgConnection) -> Result<Report, Error
     let expected = WANTED.expected();
     let mut drops = String::from("DROP TABLE IF EXISTS alembic_version;\n");
     for table in expected.tables.keys() {
-        drops.push_str(&format!("DROP TABLE IF EXISTS \"{table}\" CASCADE;\n"));
+        drops.extend(["DROP TABLE IF EXISTS \"", table, "\" CASCADE;\n"]);
     }
     for kind in &expected.types {
-        drops.push_str(&format!("DROP TYPE IF EXISTS {kind};\n"));
+        drops.extend(["DROP TYPE IF EXISTS ", kind, ";\n"]);
     }
     drops.push_str("DROP SCHEMA IF EXISTS praetor CASCADE;\n");
     raw_sql(AssertSqlSafe(drops)).execute(&mut *transaction).await.map_err(&failed)?;
@@ -261,7 +261,8 @@ pub(super) async fn examine(connection: &mut PgConnection) -> Result<Examined, E
         own_version: facts.own_version,
         server_version,
         server_major: number.parse::<u32>().ok().map(|number| number / 10_000),
-        trigrams: Some(trigrams),
+        needs_trigrams: true,
+        trigrams,
         tables,
         indexes: indexes.into_iter().collect(),
         orphan_slots,

@@ -44,7 +44,7 @@ pub(super) async fn connect(location: &SqliteLocation) -> Result<SqliteConnectio
 
 fn is_busy(error: &sqlx::Error) -> bool {
     // SQLITE_BUSY and its extended codes (recovery, snapshot, timeout) share the low byte.
-    let code = error.as_database_error().and_then(|error| error.code());
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
     code.and_then(|code| code.parse::<i32>().ok()).is_some_and(|code| code & 0xff == 5)
 }
 
@@ -91,7 +91,7 @@ pub(super) async fn reset(connection: &mut SqliteConnection) -> Result<Report, E
     for table in &found.tables {
         let ours = table.starts_with("praetor_") || table == "alembic_version" || expected.tables.contains_key(table);
         if ours {
-            drops.push_str(&format!("DROP TABLE \"{table}\";\n"));
+            drops.extend(["DROP TABLE \"", table, "\";\n"]);
         }
     }
     raw_sql(AssertSqlSafe(drops)).execute(&mut *transaction).await.map_err(&failed)?;
@@ -229,6 +229,7 @@ pub(super) async fn examine(connection: &mut SqliteConnection) -> Result<Examine
         own_version: facts.own_version,
         server_version,
         server_major: None,
+        needs_trigrams: false,
         trigrams: None,
         tables,
         indexes: indexes.into_iter().collect(),

@@ -1,10 +1,9 @@
 -- Step 1: what Praetor keeps beside Prefect's tables. Python never looks here.
 
--- Events (and other messages) made by a transaction and not yet known to be published. A row is deleted after its publication.
+-- Events made by a transaction and not yet known to be published. A row is deleted after its publication.
 CREATE TABLE praetor.outbox (
-    id uuid NOT NULL,                       -- id of the message; the bus drops a second one with it
-    stream text NOT NULL,                   -- where to publish: 'events', 'actions', ...
-    payload bytea NOT NULL,                 -- the message as it will stand in the stream
+    id uuid NOT NULL,                       -- id of the event; the bus drops a second one with it
+    event jsonb NOT NULL,                   -- the event, as clients see it
     created timestamptz NOT NULL,           -- when the transaction made it; the sweeper leaves young rows to their node
     attempts bigint DEFAULT 0 NOT NULL,     -- publications tried by the sweeper
     CONSTRAINT pk_outbox PRIMARY KEY (id)
