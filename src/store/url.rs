@@ -41,13 +41,13 @@ pub enum SqliteLocation {
 /// Why an address was not understood. Carries no part of it that could be a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
-    #[error(
-        "the database URL has no scheme: it begins with postgresql://, postgresql+asyncpg://, sqlite:/// or sqlite+aiosqlite:///"
-    )]
+    #[error("the database URL has no scheme: it begins with postgresql://, postgresql+asyncpg://, sqlite:/// or sqlite+aiosqlite:///")]
     NoScheme,
     #[error("the database URL's scheme {0:?} is not served: use postgresql://, postgresql+asyncpg://, sqlite:/// or sqlite+aiosqlite:///")]
     Scheme(String),
-    #[error("a SQLite URL has three slashes before a relative path (sqlite:///prefect.db) and four before an absolute one (sqlite:////data/prefect.db)")]
+    #[error(
+        "a SQLite URL has three slashes before a relative path (sqlite:///prefect.db) and four before an absolute one (sqlite:////data/prefect.db)"
+    )]
     SqlitePath,
     #[error("the database URL is not valid: {0}")]
     Invalid(String),
@@ -100,15 +100,9 @@ impl SqliteLocation {
     pub fn options(&self) -> SqliteConnectOptions {
         let options = match self {
             Self::Memory => SqliteConnectOptions::new().in_memory(true),
-            Self::File(path) => {
-                SqliteConnectOptions::new().filename(path).journal_mode(SqliteJournalMode::Wal)
-            }
+            Self::File(path) => SqliteConnectOptions::new().filename(path).journal_mode(SqliteJournalMode::Wal),
         };
-        options
-            .create_if_missing(true)
-            .foreign_keys(true)
-            .synchronous(SqliteSynchronous::Normal)
-            .busy_timeout(SQLITE_BUSY_TIMEOUT)
+        options.create_if_missing(true).foreign_keys(true).synchronous(SqliteSynchronous::Normal).busy_timeout(SQLITE_BUSY_TIMEOUT)
     }
 }
 
@@ -245,9 +239,8 @@ fn authority_hosts(rest: &str) -> Result<(String, Vec<String>), UrlError> {
 /// Splits `host:port`, `[v6]:port`, `host` and a bare IPv6 address.
 fn split_port(host: &str) -> Result<(&str, Option<u16>), UrlError> {
     let (name, port) = if let Some(inner) = host.strip_prefix('[') {
-        let (name, after) = inner
-            .split_once(']')
-            .ok_or_else(|| UrlError::Parameter { name: "host", reason: "a bracket is not closed".to_owned() })?;
+        let (name, after) =
+            inner.split_once(']').ok_or_else(|| UrlError::Parameter { name: "host", reason: "a bracket is not closed".to_owned() })?;
         (name, after.strip_prefix(':'))
     } else if host.matches(':').count() == 1 {
         let (name, port) = host.split_once(':').expect("one colon was counted");

@@ -125,7 +125,11 @@ fn sentence(url: &DatabaseUrl, report: &Report) -> String {
 
 fn say(as_json: bool, json: &serde_json::Value, text: &str) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();
-    if as_json { writeln!(out, "{json}")? } else { writeln!(out, "{text}")? }
+    if as_json {
+        writeln!(out, "{json}")?
+    } else {
+        writeln!(out, "{text}")?
+    }
     Ok(out.flush()?)
 }
 

@@ -141,16 +141,17 @@ pub(super) fn diagnose(database: String, wanted: &'static Wanted, found: Examine
     // At another revision differences are what one expects, and the state's sentence says what to do.
     let comparable = matches!(
         found.state,
-        State::Ready
-            | State::NeedsOwnTables
-            | State::OwnTablesBehind { .. }
-            | State::OwnTablesAhead { .. }
-            | State::Unstamped { .. }
+        State::Ready | State::NeedsOwnTables | State::OwnTablesBehind { .. } | State::OwnTablesAhead { .. } | State::Unstamped { .. }
     );
     if comparable {
         for thing in &missing {
             let severity = if matches!(thing, Thing::Index { .. }) { Severity::Warning } else { Severity::Problem };
-            say(severity, format!("Missing {thing}: the schema is not the one of Prefect {PREFECT_VERSION}; restore it from a backup, or create it as a fresh database has it."));
+            say(
+                severity,
+                format!(
+                    "Missing {thing}: the schema is not the one of Prefect {PREFECT_VERSION}; restore it from a backup, or create it as a fresh database has it."
+                ),
+            );
         }
         for thing in &extra {
             say(Severity::Note, format!("Extra {thing}: not Prefect {PREFECT_VERSION}'s; Praetor leaves it alone."));

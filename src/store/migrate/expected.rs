@@ -37,9 +37,7 @@ impl Expected {
                 }
             } else if let Some(rest) = line.strip_prefix("CREATE TYPE ") {
                 expected.types.insert(name(rest));
-            } else if let Some(rest) =
-                line.strip_prefix("CREATE INDEX ").or_else(|| line.strip_prefix("CREATE UNIQUE INDEX "))
-            {
+            } else if let Some(rest) = line.strip_prefix("CREATE INDEX ").or_else(|| line.strip_prefix("CREATE UNIQUE INDEX ")) {
                 let (_, target) = split_on(rest).expect("an index of the baseline stands on one line with its table");
                 expected.indexes.insert(name(rest), name(target));
             }

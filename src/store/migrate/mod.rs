@@ -150,8 +150,7 @@ impl Wanted {
     /// Judges what was found.
     fn judge(&self, facts: &Facts) -> State {
         let expected = self.expected();
-        let present: Vec<String> =
-            expected.tables.keys().filter(|name| facts.tables.contains(*name)).cloned().collect();
+        let present: Vec<String> = expected.tables.keys().filter(|name| facts.tables.contains(*name)).cloned().collect();
         let revisions = facts.revisions.as_deref().unwrap_or_default();
         match revisions {
             [] if present.is_empty() => State::Empty,
@@ -193,10 +192,9 @@ impl fmt::Display for State {
                 f,
                 "The database is Prefect {PREFECT_VERSION}'s and Praetor has not served it yet; `praetor server database upgrade` adds Praetor's own tables."
             ),
-            Self::OwnTablesBehind { found, expected } => write!(
-                f,
-                "Praetor's own tables are at step {found} of {expected}; `praetor server database upgrade` brings them on."
-            ),
+            Self::OwnTablesBehind { found, expected } => {
+                write!(f, "Praetor's own tables are at step {found} of {expected}; `praetor server database upgrade` brings them on.")
+            }
             Self::OwnTablesAhead { found, expected } => write!(
                 f,
                 "Praetor's own tables are at step {found} and this build knows {expected}: a newer Praetor has served this database; install that version or a later one."
@@ -245,9 +243,7 @@ enum Session {
 impl Session {
     async fn open(url: &DatabaseUrl) -> Result<Self, Error> {
         let opened = match url.target() {
-            Target::Postgres(servers) => {
-                postgres::connect(servers).await.map(|connection| Self::Postgres(Box::new(connection)))
-            }
+            Target::Postgres(servers) => postgres::connect(servers).await.map(|connection| Self::Postgres(Box::new(connection))),
             Target::Sqlite(location) => sqlite::connect(location).await.map(Self::Sqlite),
         };
         opened.map_err(|source| Error::Open { database: url.to_string(), source })

@@ -16,8 +16,7 @@ const LOCK_KEY: i64 = 0x0070_7261_6574_6f72;
 /// How long a node waits for another one's migration, in the form that the server reads.
 const LOCK_TIMEOUT: &str = "120s";
 
-const STEPS: &[Step] =
-    &[Step { number: 1, name: "0001_own_tables", sql: include_str!("postgres/0001_own_tables.sql") }];
+const STEPS: &[Step] = &[Step { number: 1, name: "0001_own_tables", sql: include_str!("postgres/0001_own_tables.sql") }];
 
 pub(super) static WANTED: Wanted = Wanted {
     revision: POSTGRES_REVISION,
@@ -183,10 +182,8 @@ async fn facts(connection: &mut PgConnection) -> Result<Facts, Error> {
     } else {
         None
     };
-    let own: bool = query_scalar("SELECT to_regclass('praetor.schema_version') IS NOT NULL")
-        .fetch_one(&mut *connection)
-        .await
-        .map_err(&failed)?;
+    let own: bool =
+        query_scalar("SELECT to_regclass('praetor.schema_version') IS NOT NULL").fetch_one(&mut *connection).await.map_err(&failed)?;
     let own_version = if own {
         let highest = query_scalar("SELECT coalesce(max(step), 0) FROM praetor.schema_version");
         Some(highest.fetch_one(&mut *connection).await.map_err(&failed)?)
@@ -201,13 +198,11 @@ pub(super) async fn examine(connection: &mut PgConnection) -> Result<Examined, E
     let facts = facts(connection).await?;
     let state = WANTED.judge(&facts);
     let server_version: String = query_scalar("SHOW server_version").fetch_one(&mut *connection).await.map_err(&failed)?;
-    let number: String =
-        query_scalar("SHOW server_version_num").fetch_one(&mut *connection).await.map_err(&failed)?;
-    let trigrams: Option<String> =
-        query_scalar("SELECT extversion::text FROM pg_catalog.pg_extension WHERE extname = 'pg_trgm'")
-            .fetch_optional(&mut *connection)
-            .await
-            .map_err(&failed)?;
+    let number: String = query_scalar("SHOW server_version_num").fetch_one(&mut *connection).await.map_err(&failed)?;
+    let trigrams: Option<String> = query_scalar("SELECT extversion::text FROM pg_catalog.pg_extension WHERE extname = 'pg_trgm'")
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(&failed)?;
     let rows: Vec<(String, String)> = query_as(
         "SELECT c.relname::text, a.attname::text
          FROM pg_catalog.pg_class c

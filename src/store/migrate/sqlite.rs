@@ -53,8 +53,7 @@ pub(super) async fn check(connection: &mut SqliteConnection) -> Result<State, Er
 }
 
 pub(super) async fn upgrade(connection: &mut SqliteConnection) -> Result<Report, Error> {
-    let mut transaction =
-        connection.begin_with("BEGIN IMMEDIATE").await.map_err(Error::at("wait for another process's migration"))?;
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(Error::at("wait for another process's migration"))?;
     let facts = facts(&mut transaction).await?;
     let before = WANTED.judge(&facts);
     if !before.may_upgrade() {

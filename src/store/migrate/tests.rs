@@ -149,17 +149,11 @@ async fn doctor_names_what_is_missing_and_extra() {
     let diagnosis = doctor::diagnose("memory".to_owned(), &sqlite::WANTED, found);
     assert_eq!(
         diagnosis.missing,
-        [
-            Thing::Table { name: "agent".to_owned() },
-            Thing::Index { table: "flow".to_owned(), name: "ix_flow__updated".to_owned() }
-        ]
+        [Thing::Table { name: "agent".to_owned() }, Thing::Index { table: "flow".to_owned(), name: "ix_flow__updated".to_owned() }]
     );
     assert_eq!(
         diagnosis.extra,
-        [
-            Thing::Table { name: "mine".to_owned() },
-            Thing::Column { table: "flow".to_owned(), name: "colour".to_owned() }
-        ]
+        [Thing::Table { name: "mine".to_owned() }, Thing::Column { table: "flow".to_owned(), name: "colour".to_owned() }]
     );
     assert_eq!(diagnosis.orphan_slots, [OrphanSlots { limit: "leaky".to_owned(), active_slots: 2, leased_slots: 0 }]);
     assert!(!diagnosis.healthy());
