@@ -5,8 +5,18 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::bus::{Bus, BusError, Message, Topic};
 use crate::clock::{Clock, Timestamp};
-use crate::store::{Store, StoreError, Tx};
+use crate::config::Settings;
+use crate::limits;
+use crate::model::event::{Event, ReceivedEvent};
+use crate::store::{AfterCommit, Store, StoreError, Tx, outbox};
+use crate::task::Tasks;
 
 /// Cheap to clone; one per process.
 #[derive(Clone)]
@@ -16,18 +26,41 @@ pub struct App {
 
 struct Inner {
     store: Store,
+    bus: Arc<dyn Bus>,
     clock: Arc<dyn Clock>,
+    settings: Arc<Settings>,
+    tasks: Tasks,
+    committed: Arc<Committed>,
 }
 
 impl App {
-    /// Puts the parts together.
-    pub fn new(store: Store, clock: Arc<dyn Clock>) -> Self {
-        Self { inner: Arc::new(Inner { store, clock }) }
+    /// Puts the parts together and starts the publisher of the outbox.
+    pub fn new(store: Store, bus: Arc<dyn Bus>, clock: Arc<dyn Clock>, settings: Arc<Settings>, tasks: Tasks) -> Self {
+        let (sender, receiver) = mpsc::channel(limits::OUTBOX_QUEUE_TRANSACTIONS);
+        let committed = Arc::new(Committed { sender });
+        let app = Self { inner: Arc::new(Inner { store, bus, clock, settings, tasks: tasks.clone(), committed }) };
+        tasks.spawn_vital("outbox.publisher", publish_committed(app.clone(), receiver, tasks.stopping()));
+        app
     }
 
-    /// The store, for what needs no transaction of [`App::write`].
+    /// The store, for what needs no transaction of [`App::begin`].
     pub fn store(&self) -> &Store {
         &self.inner.store
+    }
+
+    /// The replicated bus.
+    pub fn bus(&self) -> &Arc<dyn Bus> {
+        &self.inner.bus
+    }
+
+    /// The settings of this process.
+    pub fn settings(&self) -> &Settings {
+        &self.inner.settings
+    }
+
+    /// The set of tasks to spawn on.
+    pub fn tasks(&self) -> &Tasks {
+        &self.inner.tasks
     }
 
     /// The current moment.
@@ -48,6 +81,81 @@ impl App {
     /// # Errors
     /// As [`Store::begin`].
     pub async fn begin(&self, name: &'static str) -> Result<Tx, StoreError> {
-        self.inner.store.begin(name).await
+        let mut tx = self.inner.store.begin(name).await?;
+        tx.after_commit(self.inner.committed.clone());
+        Ok(tx)
+    }
+
+    /// Publishes events to the bus; resolves once they are flushed on a majority. They are stamped as received now.
+    /// Safe to repeat: the bus knows an event by its id.
+    ///
+    /// # Errors
+    /// As [`Bus::publish`].
+    pub async fn publish(&self, events: &[Event]) -> Result<(), BusError> {
+        let received = self.now();
+        let messages = events.iter().map(|event| message(event, received)).collect();
+        self.inner.bus.publish(Topic::Events, messages).await.map(drop)
+    }
+
+    /// Publishes events of the outbox and forgets them there.
+    ///
+    /// # Errors
+    /// What keeps them in the outbox; they will be tried again by the sweeper.
+    pub async fn publish_from_outbox(&self, events: &[Event]) -> Result<(), OutboxError> {
+        self.publish(events).await?;
+        let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
+        let mut tx = self.inner.store.begin("outbox.published").await?;
+        outbox::delete(&mut tx, &ids).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+}
+
+/// Why events stay in the outbox for now.
+#[derive(Debug, thiserror::Error)]
+pub enum OutboxError {
+    /// They are not known to be on the bus.
+    #[error("not published")]
+    Bus(#[from] BusError),
+    /// They are on the bus, and still in the outbox.
+    #[error("published, not forgotten")]
+    Store(#[from] StoreError),
+}
+
+/// An event as it travels on the bus: the JSON that `/events/out` sends.
+pub fn message(event: &Event, received: Timestamp) -> Message {
+    let body = serde_json::to_vec(&ReceivedEvent { event: event.clone(), received }).expect("an event has only string keys");
+    Message { id: event.id, payload: Bytes::from(body) }
+}
+
+/// Takes the events of committed transactions to the publisher. A full queue loses nothing: the sweeper finds them.
+struct Committed {
+    sender: mpsc::Sender<Vec<Event>>,
+}
+
+impl AfterCommit for Committed {
+    fn committed(&self, events: Vec<Event>) {
+        if self.sender.try_send(events).is_err() {
+            tracing::debug!("the publisher of the outbox is behind; the sweeper will publish");
+        }
+    }
+}
+
+async fn publish_committed(app: App, mut receiver: mpsc::Receiver<Vec<Event>>, stopping: CancellationToken) {
+    let mut transactions = Vec::new();
+    loop {
+        transactions.clear();
+        tokio::select! {
+            biased;
+            _ = receiver.recv_many(&mut transactions, limits::OUTBOX_BATCH_TRANSACTIONS) => {}
+            () = stopping.cancelled() => {}
+        }
+        if transactions.is_empty() {
+            return;
+        }
+        let events: Vec<Event> = transactions.drain(..).flatten().collect();
+        if let Err(error) = app.publish_from_outbox(&events).await {
+            tracing::info!(error = %error, events = events.len(), "events stay in the outbox for the sweeper");
+        }
     }
 }

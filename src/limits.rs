@@ -28,3 +28,10 @@ pub const TRANSACTION_ATTEMPTS: u32 = 5;
 
 /// Rows of one multi-row INSERT are cut so that its bound values stay below this (SQLite 32,766; Postgres 65,535).
 pub const STATEMENT_VALUES: usize = 30_000;
+
+/// Committed transactions whose events wait in memory to be published. Beyond it the sweeper publishes them from the
+/// outbox, a little later.
+pub const OUTBOX_QUEUE_TRANSACTIONS: usize = 4096;
+
+/// Transactions whose events are published to the bus in one go.
+pub const OUTBOX_BATCH_TRANSACTIONS: usize = 256;

@@ -34,3 +34,51 @@ pub struct Event {
     #[serde(default)]
     pub follows: Option<Uuid>,
 }
+
+/// An event that a server has received.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReceivedEvent {
+    /// The event.
+    pub event: Event,
+    /// When a server took it in.
+    pub received: Timestamp,
+}
+
+impl Serialize for ReceivedEvent {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct;
+        let mut out = serializer.serialize_struct("ReceivedEvent", 8)?;
+        out.serialize_field("occurred", &json::write_timestamp(&self.event.occurred))?;
+        out.serialize_field("event", &self.event.event)?;
+        out.serialize_field("resource", &self.event.resource)?;
+        out.serialize_field("related", &self.event.related)?;
+        out.serialize_field("payload", &self.event.payload)?;
+        out.serialize_field("id", &self.event.id)?;
+        out.serialize_field("follows", &self.event.follows)?;
+        out.serialize_field("received", &json::write_timestamp(&self.received))?;
+        out.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for ReceivedEvent {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Wire {
+            #[serde(with = "json::timestamp")]
+            occurred: Timestamp,
+            event: String,
+            resource: Resource,
+            #[serde(default)]
+            related: Vec<Resource>,
+            #[serde(default)]
+            payload: Map<String, Value>,
+            id: Uuid,
+            #[serde(default)]
+            follows: Option<Uuid>,
+            #[serde(with = "json::timestamp")]
+            received: Timestamp,
+        }
+        let Wire { occurred, event, resource, related, payload, id, follows, received } = Wire::deserialize(deserializer)?;
+        Ok(Self { event: Event { occurred, event, resource, related, payload, id, follows }, received })
+    }
+}
