@@ -8,6 +8,7 @@ pub mod filter;
 pub mod json;
 pub mod name;
 pub mod patch;
+pub mod state;
 pub mod variable;
 
 pub use patch::Patch;

@@ -196,3 +196,9 @@ id_columns!(
     WorkQueueId,
     WorkerId,
 );
+
+impl Column for crate::model::state::StateType {
+    fn read(row: &Row, column: &str) -> Result<Self, StoreError> {
+        String::read(row, column)?.parse().map_err(|error| bad(column, error))
+    }
+}
