@@ -4,20 +4,29 @@
 
 pub mod error;
 pub mod extract;
+pub mod middleware;
 pub mod operations;
 pub mod page;
 
 pub mod root;
 pub mod variables;
 
+use std::str::FromStr;
+
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, OriginalUri};
-use axum::http::{Method, StatusCode, Uri, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::SizeAbove;
+use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 
 pub use error::ApiError;
 
 use crate::app::App;
+use crate::config::Settings;
 use crate::limits;
 
 /// Every route of the API, below its base path.
@@ -25,10 +34,37 @@ pub fn routes() -> Router<App> {
     Router::new().merge(root::router()).merge(variables::router())
 }
 
-/// The API, ready to be served.
+/// The API, ready to be served, below the base path of the settings.
 pub fn router(app: App) -> Router {
-    let api = routes().fallback(fallback).method_not_allowed_fallback(fallback).layer(DefaultBodyLimit::max(limits::REQUEST_BODY_BYTES));
-    Router::new().nest("/api", api).with_state(app)
+    let settings = app.settings();
+    let base_path = settings.server.base_path.trim_end_matches('/').to_owned();
+    let cors = cors(settings);
+    let api = routes()
+        .fallback(fallback)
+        .method_not_allowed_fallback(fallback)
+        .route_layer(from_fn(middleware::measure))
+        .layer(DefaultBodyLimit::max(limits::REQUEST_BODY_BYTES))
+        .layer(from_fn(middleware::retry))
+        .layer(from_fn(middleware::check_version))
+        .layer(from_fn_with_state(app.clone(), middleware::authorize))
+        .layer(CompressionLayer::new().gzip(true).compress_when(SizeAbove::new(GZIP_BYTES)))
+        .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| ApiError::Internal("a handler panicked".into()).into_response()));
+    let api = if base_path.is_empty() { api } else { Router::new().nest(&base_path, api) };
+    api.layer(cors).with_state(app)
+}
+
+/// Smallest answer that is compressed, in bytes, as the reference.
+const GZIP_BYTES: u64 = 500;
+
+fn cors(settings: &Settings) -> CorsLayer {
+    fn listed<T: FromStr>(given: &[String]) -> Option<Vec<T>> {
+        if given.iter().any(|one| one == "*") { None } else { Some(given.iter().filter_map(|one| one.parse().ok()).collect()) }
+    }
+    let server = &settings.server;
+    let origins = listed::<HeaderValue>(&server.cors_allowed_origins).map_or_else(AllowOrigin::any, AllowOrigin::list);
+    let methods = listed::<Method>(&server.cors_allowed_methods).map_or_else(AllowMethods::any, AllowMethods::list);
+    let headers = listed::<HeaderName>(&server.cors_allowed_headers).map_or_else(AllowHeaders::any, AllowHeaders::list);
+    CorsLayer::new().allow_origin(origins).allow_methods(methods).allow_headers(headers)
 }
 
 /// No route, or not with this method.

@@ -33,6 +33,7 @@ pub use row::{Column, Row, Seconds};
 
 use crate::limits;
 use crate::model::event::Event;
+use crate::telemetry::metrics;
 
 /// A pool of database connections. Cheap to clone.
 #[derive(Clone)]
@@ -213,7 +214,7 @@ impl Tx {
             Connection::PostgresRead(_) | Connection::SqliteRead(_) => Ok(()),
         }
         .map_err(|error| StoreError::of(error, dialect))?;
-        metrics::histogram!("praetor_store_transaction_seconds", "name" => self.name).record(self.started.elapsed().as_secs_f64());
+        metrics::store_transaction(self.name, self.started.elapsed());
         if let Some(listener) = self.after_commit.filter(|_| !events.is_empty()) {
             listener.committed(events);
         }

@@ -37,7 +37,6 @@ const HTTP_CONNECTIONS: &str = "praetor_http_connections";
 const TASK_FAILURES: &str = "praetor_task_failures_total";
 const STORE_SECONDS: &str = "praetor_store_transaction_duration_seconds";
 const STORE_RETRIES: &str = "praetor_store_transaction_retries_total";
-const STORE_FAILURES: &str = "praetor_store_transaction_failures_total";
 const STORE_AVAILABLE: &str = "praetor_store_available";
 const BUS_PUBLISHED: &str = "praetor_bus_published_total";
 const BUS_PUBLISH_SECONDS: &str = "praetor_bus_publish_duration_seconds";
@@ -63,7 +62,6 @@ pub const METRICS: &[Metric] = &[
     row(TASK_FAILURES, Kind::Counter, Unit::Count, "Tasks that ended by a panic, by name"),
     row(STORE_SECONDS, Kind::Histogram, Unit::Seconds, "Time of a database transaction with its retries, by name"),
     row(STORE_RETRIES, Kind::Counter, Unit::Count, "Database transactions that were run again, by name"),
-    row(STORE_FAILURES, Kind::Counter, Unit::Count, "Database transactions that failed, by name"),
     row(STORE_AVAILABLE, Kind::Gauge, Unit::Count, "1 when the database answered last, else 0"),
     row(BUS_PUBLISHED, Kind::Counter, Unit::Count, "Messages committed to the bus by this node, by stream"),
     row(BUS_PUBLISH_SECONDS, Kind::Histogram, Unit::Seconds, "Time from publishing a batch to its commit"),
@@ -104,9 +102,9 @@ pub(super) fn install() -> Result<PrometheusHandle, BuildError> {
 }
 
 /// An HTTP request was answered. `route` is the route's pattern, never the path asked for.
-pub fn http_request(method: &'static str, route: &'static str, status: u16, elapsed: Duration) {
-    counter!(HTTP_REQUESTS, "method" => method, "route" => route, "status" => status.to_string()).increment(1);
-    histogram!(HTTP_REQUEST_SECONDS, "method" => method, "route" => route).record(elapsed);
+pub fn http_request(method: &'static str, route: &str, status: u16, elapsed: Duration) {
+    counter!(HTTP_REQUESTS, "method" => method, "route" => route.to_owned(), "status" => status.to_string()).increment(1);
+    histogram!(HTTP_REQUEST_SECONDS, "method" => method, "route" => route.to_owned()).record(elapsed);
 }
 
 /// A connection was opened (1) or closed (-1).
@@ -119,15 +117,14 @@ pub fn task_failed(task: &'static str) {
     counter!(TASK_FAILURES, "task" => task).increment(1);
 }
 
-/// A transaction ended, after `retries` runs that had to be repeated.
-pub fn store_transaction(name: &'static str, elapsed: Duration, retries: u32, succeeded: bool) {
+/// A transaction was committed.
+pub fn store_transaction(name: &'static str, elapsed: Duration) {
     histogram!(STORE_SECONDS, "name" => name).record(elapsed);
-    if retries > 0 {
-        counter!(STORE_RETRIES, "name" => name).increment(u64::from(retries));
-    }
-    if !succeeded {
-        counter!(STORE_FAILURES, "name" => name).increment(1);
-    }
+}
+
+/// A request is run again because the database could not serve it.
+pub fn store_retry() {
+    counter!(STORE_RETRIES).increment(1);
 }
 
 /// Whether the database answered last.
