@@ -85,7 +85,9 @@ pub async fn check_version(request: Request, next: Next) -> Response {
             None => Some(format!("Invalid X-PREFECT-API-VERSION header format.Expected header in format 'x.y.z' but received {text}")),
             Some(version) if version < MINIMUM_API_VERSION => {
                 let (major, minor, patch) = MINIMUM_API_VERSION;
-                Some(format!("The request specified API version {text} but this server requires version {major}.{minor}.{patch} or higher."))
+                Some(format!(
+                    "The request specified API version {text} but this server requires version {major}.{minor}.{patch} or higher."
+                ))
             }
             Some(_) => None,
         },
