@@ -14,7 +14,7 @@ use crate::bus::{Bus, BusError, Message, Topic};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Settings;
 use crate::limits;
-use crate::model::event::{Event, ReceivedEvent};
+use crate::model::event::{Event, Received};
 use crate::store::{AfterCommit, Store, StoreError, Tx, outbox};
 use crate::task::Tasks;
 
@@ -124,7 +124,7 @@ pub enum OutboxError {
 
 /// An event as it travels on the bus: the JSON that `/events/out` sends.
 pub fn message(event: &Event, received: Timestamp) -> Message {
-    let body = serde_json::to_vec(&ReceivedEvent { event: event.clone(), received }).expect("an event has only string keys");
+    let body = serde_json::to_vec(&Received { event, received: &received }).expect("an event has only string keys");
     Message { id: event.id, payload: Bytes::from(body) }
 }
 

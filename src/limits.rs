@@ -35,3 +35,22 @@ pub const OUTBOX_QUEUE_TRANSACTIONS: usize = 4096;
 
 /// Transactions whose events are published to the bus in one go.
 pub const OUTBOX_BATCH_TRANSACTIONS: usize = 256;
+
+/// Bytes of one WebSocket message: above the largest event (1.5 MB), so that an event which is too large is seen and
+/// reported rather than breaking the connection.
+pub const SOCKET_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Time for a client to send its first messages after the upgrade.
+pub const SOCKET_HANDSHAKE: Duration = Duration::from_secs(30);
+
+/// Wait for a client's answer to a close frame.
+pub const SOCKET_CLOSE: Duration = Duration::from_secs(2);
+
+/// Events of one socket that are published together.
+pub const SOCKET_BATCH_EVENTS: usize = 256;
+
+/// Bytes of events of one socket that are published together.
+pub const SOCKET_BATCH_BYTES: usize = 192 * 1024;
+
+/// Batches of one socket on their way to the bus at a time; beyond it the socket is not read.
+pub const SOCKET_BATCHES: usize = 4;

@@ -8,7 +8,9 @@ pub mod middleware;
 pub mod operations;
 pub mod page;
 
+pub mod events;
 pub mod root;
+pub mod socket;
 pub mod variables;
 
 use std::str::FromStr;

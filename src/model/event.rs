@@ -35,6 +35,59 @@ pub struct Event {
     pub follows: Option<Uuid>,
 }
 
+/// Bounds of one event; settings of the reference.
+#[derive(Debug, Clone, Copy)]
+pub struct EventLimits {
+    /// Labels of one resource.
+    pub labels_per_resource: usize,
+    /// Related resources.
+    pub related_resources: usize,
+    /// Characters of the event's name.
+    pub name_characters: usize,
+}
+
+impl Event {
+    /// Checks what the reference's model checks, in its words.
+    ///
+    /// # Errors
+    /// Where in the event (keys and indexes), and what is wrong there.
+    pub fn validate(&self, limits: &EventLimits) -> Result<(), (Vec<Value>, String)> {
+        if self.event.chars().count() > limits.name_characters {
+            return Err((vec!["event".into()], format!("Event name must be at most {} characters", limits.name_characters)));
+        }
+        check_resource(&self.resource, limits).map_err(|message| (vec!["resource".into()], message))?;
+        if self.related.len() > limits.related_resources {
+            return Err((vec!["related".into()], format!("The maximum number of related resources is {}", limits.related_resources)));
+        }
+        for (index, related) in self.related.iter().enumerate() {
+            let located = |message| (vec!["related".into(), index.into()], message);
+            check_resource(related, limits).map_err(located)?;
+            match related.get("prefect.resource.role").map(String::as_str) {
+                None => return Err(located("Related Resources must include the prefect.resource.role label".into())),
+                Some("") => return Err(located("The prefect.resource.role label must be non-empty".into())),
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The id of the resource that the event is about.
+    pub fn resource_id(&self) -> &str {
+        self.resource.get("prefect.resource.id").map_or("", String::as_str)
+    }
+}
+
+fn check_resource(resource: &Resource, limits: &EventLimits) -> Result<(), String> {
+    if resource.len() > limits.labels_per_resource {
+        return Err(format!("The maximum number of labels per resource is {}", limits.labels_per_resource));
+    }
+    match resource.get("prefect.resource.id").map(String::as_str) {
+        None => Err("Resources must include the prefect.resource.id label".into()),
+        Some("") => Err("The prefect.resource.id label must be non-empty".into()),
+        Some(_) => Ok(()),
+    }
+}
+
 /// An event that a server has received.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReceivedEvent {
@@ -46,6 +99,20 @@ pub struct ReceivedEvent {
 
 impl Serialize for ReceivedEvent {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Received { event: &self.event, received: &self.received }.serialize(serializer)
+    }
+}
+
+/// A borrowed [`ReceivedEvent`], for writing.
+pub struct Received<'a> {
+    /// The event.
+    pub event: &'a Event,
+    /// When a server took it in.
+    pub received: &'a Timestamp,
+}
+
+impl Serialize for Received<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         use serde::ser::SerializeStruct;
         let mut out = serializer.serialize_struct("ReceivedEvent", 8)?;
         out.serialize_field("occurred", &json::write_timestamp(&self.event.occurred))?;
@@ -55,7 +122,7 @@ impl Serialize for ReceivedEvent {
         out.serialize_field("payload", &self.event.payload)?;
         out.serialize_field("id", &self.event.id)?;
         out.serialize_field("follows", &self.event.follows)?;
-        out.serialize_field("received", &json::write_timestamp(&self.received))?;
+        out.serialize_field("received", &json::write_timestamp(self.received))?;
         out.end()
     }
 }
