@@ -32,7 +32,8 @@ pub fn event_limits(settings: &Settings) -> EventLimits {
 /// # Errors
 /// A sentence on what is wrong and where.
 pub fn parse_event(text: &[u8], limits: &EventLimits) -> Result<Event, String> {
-    let event: Event = serde_json::from_slice(text).map_err(|error| format!("invalid event: {}", error.to_string().replace('\u{1}', " ")))?;
+    let event: Event =
+        serde_json::from_slice(text).map_err(|error| format!("invalid event: {}", error.to_string().replace('\u{1}', " ")))?;
     event.validate(limits).map_err(|(at, message)| format!("invalid event: {}: {message}", Value::Array(at)))?;
     Ok(event)
 }

@@ -43,10 +43,8 @@ where
     R: Future<Output = ()> + Send + 'static,
 {
     let auth_set = app.settings().server.auth_string.is_some();
-    let upgrade = upgrade
-        .protocols(["prefect"])
-        .max_message_size(limits::SOCKET_MESSAGE_BYTES)
-        .max_frame_size(limits::SOCKET_MESSAGE_BYTES);
+    let upgrade =
+        upgrade.protocols(["prefect"]).max_message_size(limits::SOCKET_MESSAGE_BYTES).max_frame_size(limits::SOCKET_MESSAGE_BYTES);
     let offered = upgrade.selected_protocol().is_some();
     if !offered && auth_set {
         return StatusCode::FORBIDDEN.into_response();
