@@ -3,11 +3,13 @@
 //! One entity family per file. Field order is the reference's; absent optional values are written as `null`;
 //! create and update bodies forbid unknown keys where the reference does.
 
+pub mod concurrency;
 pub mod event;
 pub mod filter;
 pub mod json;
 pub mod name;
 pub mod patch;
+pub mod policy;
 pub mod state;
 pub mod variable;
 
