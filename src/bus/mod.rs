@@ -14,10 +14,24 @@
 //! The state machine ([`state::BusState`]) is pure and synchronous: it knows no clock, no chance and no consensus. [`Bus`] is
 //! what the rest of the program sees; `conformance` is the suite every implementation passes.
 
+mod backlog;
+mod checksum;
 pub mod command;
+mod dedup;
+mod framing;
+mod group;
+mod key;
+mod member;
+mod reader;
 pub mod rules;
+mod segment;
+mod snapshot;
 pub mod state;
+mod stream;
 mod wire;
+
+#[cfg(test)]
+mod script;
 
 use std::fmt;
 use std::sync::Arc;

@@ -77,6 +77,36 @@ impl Rules {
     };
 }
 
+impl Rules {
+    /// Whether a bus can work by these rules.
+    ///
+    /// # Errors
+    /// Says what is wrong.
+    pub fn check(&self) -> Result<(), String> {
+        let positive = [
+            ("backlog_bytes_max", self.backlog_bytes_max),
+            ("segment_bytes_max", self.segment_bytes_max),
+            ("segment_entries_max", self.segment_entries_max),
+            ("tail_bytes_max", self.tail_bytes_max),
+            ("payload_bytes_max", self.payload_bytes_max),
+            ("streams_max", self.streams_max),
+            ("groups_max", self.groups_max),
+            ("dedupe_entries_max", self.dedupe_entries_max),
+        ];
+        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(format!("{name} must be above 0"));
+        }
+        // A segment's file is read as a whole.
+        if self.segment_bytes_max > 64 << 20 || self.payload_bytes_max > 64 << 20 {
+            return Err("segment_bytes_max and payload_bytes_max must not be above 64 MiB".into());
+        }
+        if self.backlog_bytes_max > 1 << 60 || self.keys_bytes_max > 1 << 30 {
+            return Err("backlog_bytes_max must not be above 1 EiB, keys_bytes_max not above 1 GiB".into());
+        }
+        Ok(())
+    }
+}
+
 impl Default for Rules {
     fn default() -> Rules {
         Rules::GENESIS

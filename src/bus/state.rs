@@ -1,35 +1,53 @@
-//! The replicated state machine of the bus (signatures; behaviour follows).
+//! The replicated state machine of the bus: [`BusState::apply`] is its only door.
+//!
+//! It is pure as far as anybody can see: the same batches at the same log indexes give the same replies and the same snapshot, byte
+//! for byte, on every node. It asks no clock (time comes with the batch and never goes backwards), no chance, and iterates over no
+//! map without an order. Files are only where entries are kept while they do not fit in memory.
+//!
+//! **Restart.** Files of an earlier run are removed by [`BusState::open`]: the newest snapshot ([`BusState::restore`]) and the log
+//! after it bring everything back. That is why nothing is synced here but snapshots.
 
-use std::path::Path;
-
-use tokio::sync::watch;
-
-use super::command::{Batch, Member, Reply};
-use super::rules::{Limits, Rules};
-use super::{BusError, Entry, Position, ReadLimit, Topic};
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use uuid::Uuid;
+
+use prost::Message as _;
+
+use super::backlog::{Backlog, Instant};
+use super::checksum::Rolling;
+use super::command::{Batch, Command, Reply};
+use super::key::Keys;
+use super::member::Cluster;
+use super::reader::Shared;
+use super::rules::{AWAKE_STEP_MS_MAX, CHECKPOINTS_KEPT, Limits, Rules, SWEEP_MS};
+use super::wire::proto;
+
+pub use super::member::{ClusterView, ServicesLead};
+pub use super::reader::{BusReader, StreamView, Usage};
+pub use super::snapshot::{SnapshotFile, SnapshotHandle, snapshot_files};
 
 /// Why the state machine cannot go on. The node must stop; its log and vote are safe.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// The disk failed.
-    #[error("{what}")]
+    #[error("could not {what} {path}")]
     Io {
-        /// What was being done, with the path.
-        what: String,
+        /// What was being done.
+        what: &'static str,
+        /// To which file.
+        path: String,
         /// Why it failed.
         source: std::io::Error,
     },
     /// A file does not hold what was written.
-    #[error("{file} is damaged: {what}")]
+    #[error("{path} is damaged: {what}")]
     Damaged {
-        /// Its path.
-        file: String,
+        /// Which file.
+        path: String,
         /// What is wrong with it.
         what: String,
     },
-    /// A batch or a snapshot of a newer version.
+    /// Something of a newer version.
     #[error("{0}")]
     Unsupported(String),
     /// This node's state is not that of the group.
@@ -42,7 +60,7 @@ pub enum StateError {
         /// Checksum of who proposed the checkpoint.
         theirs: u64,
     },
-    /// A batch was applied out of order.
+    /// A batch came out of order.
     #[error("batch {index} came after batch {applied}")]
     OutOfOrder {
         /// Of the batch.
@@ -50,174 +68,266 @@ pub enum StateError {
         /// Newest that was applied before.
         applied: u64,
     },
-    /// An earlier batch failed; nothing more can be applied.
+    /// An earlier batch failed; nothing more is applied.
     #[error("the state machine has stopped after an earlier error")]
     Halted,
 }
 
-/// The one writer of the state.
-pub struct BusState {}
+impl StateError {
+    pub(super) fn io(what: &'static str, path: &Path, source: std::io::Error) -> StateError {
+        StateError::Io { what, path: path.display().to_string(), source }
+    }
+
+    pub(super) fn damaged(path: &Path, what: &str) -> StateError {
+        StateError::Damaged { path: path.display().to_string(), what: what.to_owned() }
+    }
+}
+
+/// The one writer of the state. Dropping it closes its readers.
+#[derive(Debug)]
+pub struct BusState {
+    pub(super) shared: Arc<Shared>,
+    pub(super) directory: PathBuf,
+    /// Counts restores; each has a folder of its own.
+    pub(super) generation: u64,
+    pub(super) applied: u64,
+    pub(super) now: i64,
+    pub(super) awake_ms: u64,
+    pub(super) swept: i64,
+    pub(super) checksum: Rolling,
+    pub(super) recent: VecDeque<(u64, u64)>,
+    pub(super) rules: Rules,
+    pub(super) backlog: Backlog,
+    pub(super) keys: Keys,
+    pub(super) cluster: Cluster,
+    halted: bool,
+}
 
 impl BusState {
-    /// An empty bus which keeps its files in `directory` (made if need be; what is left there of an earlier run is removed: the newest
-    /// snapshot and the log bring it back).
+    /// An empty bus which keeps its files in `directory`, which is made if need be; what an earlier run left there is removed.
+    ///
+    /// # Errors
+    /// The directory cannot be used.
     pub fn open(directory: &Path, limits: Limits) -> Result<(BusState, BusReader), StateError> {
-        let _ = (directory, limits);
-        todo!()
+        std::fs::create_dir_all(directory).map_err(|error| StateError::io("create", directory, error))?;
+        let left = std::fs::read_dir(directory).map_err(|error| StateError::io("list", directory, error))?;
+        for entry in left {
+            let entry = entry.map_err(|error| StateError::io("list", directory, error))?;
+            if entry.file_name().to_string_lossy().starts_with(WORK_PREFIX) {
+                let path = entry.path();
+                std::fs::remove_dir_all(&path).map_err(|error| StateError::io("remove", &path, error))?;
+            }
+        }
+        let work = make_work_directory(directory, 0)?;
+        let shared = Arc::new(Shared::new(limits));
+        let state = BusState {
+            directory: directory.to_owned(),
+            generation: 0,
+            applied: 0,
+            now: 0,
+            awake_ms: 0,
+            swept: 0,
+            checksum: Rolling::default(),
+            recent: VecDeque::new(),
+            rules: Rules::GENESIS,
+            backlog: Backlog::new(shared.clone(), work),
+            keys: Keys::new(shared.keys.clone()),
+            cluster: Cluster::new(shared.cluster.clone()),
+            halted: false,
+            shared: shared.clone(),
+        };
+        Ok((state, BusReader::new(shared)))
     }
 
-    /// Applies one batch. `index` is its log index and must be higher than that of the batch before.
+    /// Applies one batch. `index` is its log index, higher than that of the batch before.
+    ///
+    /// # Errors
+    /// The node has to stop; every further call fails too.
     pub fn apply(&mut self, index: u64, batch: &Batch) -> Result<Vec<Reply>, StateError> {
-        let _ = (index, batch);
-        todo!()
+        if self.halted {
+            return Err(StateError::Halted);
+        }
+        let applied = self.apply_or_halt(index, batch);
+        self.halted = applied.is_err();
+        applied
     }
 
-    /// Log index of the newest batch applied (or restored); 0 if none.
+    /// Log index of the newest batch applied or restored; 0 if none.
     pub fn applied(&self) -> u64 {
-        todo!()
+        self.applied
     }
 
-    /// Checksum over everything applied so far, for `Command::Checkpoint`.
+    /// Checksum over everything applied so far, for [`Command::Checkpoint`].
     pub fn checksum(&self) -> u64 {
-        todo!()
+        self.checksum.0
     }
 
-    /// A view of the state as it is now; cheap. Write it out off this thread.
-    pub fn snapshot(&mut self) -> Result<SnapshotHandle, StateError> {
-        todo!()
+    /// The bus's time: milliseconds since the epoch, as of the newest batch.
+    pub fn now_ms(&self) -> i64 {
+        self.now
     }
 
-    /// Replaces the state by a snapshot written by [`SnapshotHandle::write`], verifying every checksum. Links its files (copies across
-    /// file systems); the snapshot may be removed afterwards. On an error the old state stays.
-    pub fn restore(&mut self, directory_of_snapshot: &Path) -> Result<(), StateError> {
-        let _ = directory_of_snapshot;
-        todo!()
+    pub(super) fn is_halted(&self) -> bool {
+        self.halted
+    }
+
+    /// A restored state is a sound one.
+    pub(super) fn revive(&mut self) {
+        self.halted = false;
+    }
+
+    fn apply_or_halt(&mut self, index: u64, batch: &Batch) -> Result<Vec<Reply>, StateError> {
+        if index <= self.applied {
+            return Err(StateError::OutOfOrder { index, applied: self.applied });
+        }
+        let at = self.pass_time(batch.at_ms);
+        self.checksum.fold(index);
+        self.checksum.fold(at.now as u64);
+        let batch_bytes = batch.commands.iter().map(payload_bytes).sum();
+        let mut replies = Vec::with_capacity(batch.commands.len());
+        for command in &batch.commands {
+            let reply = self.apply_command(index, at, command, batch_bytes)?;
+            fold_reply(&mut self.checksum, &reply);
+            replies.push(reply);
+        }
+        self.backlog.spill(self.shared.limits.hot_bytes_max)?;
+        self.applied = index;
+        if self.recent.len() == CHECKPOINTS_KEPT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((index, self.checksum.0));
+        self.cluster.tell();
+        self.backlog.tell();
+        self.shared.applied.send_replace(index);
+        Ok(replies)
+    }
+
+    /// Moves time on, and lets go of what has had its time.
+    fn pass_time(&mut self, at_ms: i64) -> Instant {
+        let step = at_ms.saturating_sub(self.now).clamp(0, AWAKE_STEP_MS_MAX);
+        self.now = self.now.max(at_ms);
+        self.awake_ms += step as u64;
+        let at = Instant { now: self.now, awake_ms: self.awake_ms };
+        self.keys.expire(self.now);
+        self.backlog.seen.expire(self.now, &self.rules);
+        if self.now.saturating_sub(self.swept) >= SWEEP_MS {
+            self.swept = self.now;
+            self.backlog.sweep(at, &self.rules);
+        }
+        at
+    }
+
+    fn apply_command(
+        &mut self,
+        index: u64,
+        at: Instant,
+        command: &Command,
+        batch_bytes: u64,
+    ) -> Result<Reply, StateError> {
+        let rules = &self.rules;
+        if let Command::Publish { stream, messages } = command {
+            return self.backlog.publish(at, rules, stream, messages, batch_bytes, &mut self.checksum);
+        }
+        self.checksum.fold_bytes(&proto::Command::from(command).encode_to_vec());
+        Ok(match command {
+            Command::Publish { .. } => unreachable!("handled above"),
+            Command::EnsureGroup { stream, group, start, idle_ms_max } => {
+                self.backlog.ensure_group(at, rules, stream, group, *start, *idle_ms_max)
+            }
+            Command::AdvanceGroup { stream, group, position } => {
+                self.backlog.advance_group(at, rules, stream, group, *position)
+            }
+            Command::DeleteGroup { stream, group } => self.backlog.delete_group(at, rules, stream, group),
+            Command::SetKey { key, value, expires_after_ms, condition } => {
+                self.keys.set(at.now, rules, key, value, *expires_after_ms, *condition)
+            }
+            Command::DeleteKey { key, if_version } => self.keys.delete(key, *if_version),
+            Command::FoundCluster { id } => self.cluster.found(*id),
+            Command::SetMember(member) => self.cluster.set(member),
+            Command::RemoveMember { id } => self.cluster.remove(*id),
+            Command::ElectServices { node, replaces } => self.cluster.elect(index, *node, *replaces),
+            Command::ResignServices { node, epoch } => self.cluster.resign(*node, *epoch),
+            Command::SetRules(rules) => self.set_rules(at, rules),
+            Command::Checkpoint { index, checksum } => self.compare(*index, *checksum)?,
+        })
+    }
+
+    fn set_rules(&mut self, at: Instant, rules: &Rules) -> Reply {
+        if let Err(reason) = rules.check() {
+            return Reply::Refused(reason);
+        }
+        // Bounds that are lowered below what there is: refuse those that nothing could bring about at once.
+        if self.backlog.bytes > rules.backlog_bytes_max || self.backlog.tail_bytes > rules.tail_bytes_max {
+            return Reply::Refused(format!(
+                "the bus holds {} bytes, {} of them in open segments",
+                self.backlog.bytes, self.backlog.tail_bytes
+            ));
+        }
+        self.rules = rules.clone();
+        *self.shared.rules.write() = rules.clone();
+        self.backlog.seen.expire(at.now, rules);
+        self.backlog.sweep(at, rules);
+        Reply::Done
+    }
+
+    fn compare(&self, index: u64, theirs: u64) -> Result<Reply, StateError> {
+        match self.recent.binary_search_by_key(&index, |(index, _)| *index) {
+            Ok(found) if self.recent[found].1 != theirs => {
+                Err(StateError::Diverged { index, ours: self.recent[found].1, theirs })
+            }
+            _ => Ok(Reply::Done),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        self.backlog.check(&self.rules);
+        self.keys.check();
     }
 }
 
-/// A frozen state. `Send + Sync`; keeps its segments' files alive.
-pub struct SnapshotHandle {}
-
-impl SnapshotHandle {
-    /// Log index of the newest batch in it.
-    pub fn applied(&self) -> u64 {
-        todo!()
-    }
-
-    /// Writes it into `directory`, which must be on the file system of the bus's for links to be cheap, must exist and should be empty.
-    /// Files and directory are synced when this returns. Other files in the directory are left alone, so that the caller may keep its own there.
-    pub fn write(&self, directory: &Path) -> Result<Vec<SnapshotFile>, StateError> {
-        let _ = directory;
-        todo!()
+impl Drop for BusState {
+    fn drop(&mut self) {
+        self.shared.closed.send_replace(true);
     }
 }
 
-/// One file of a snapshot.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SnapshotFile {
-    /// Within the snapshot's directory; no separators.
-    pub name: String,
-    /// Length.
-    pub bytes: u64,
+const WORK_PREFIX: &str = "work-";
+
+/// A new folder for segment files.
+pub(super) fn make_work_directory(directory: &Path, generation: u64) -> Result<PathBuf, StateError> {
+    let path = directory.join(format!("{WORK_PREFIX}{generation}"));
+    std::fs::create_dir(&path).map_err(|error| StateError::io("create", &path, error))?;
+    Ok(path)
 }
 
-/// The files of the snapshot in `directory`, as its `state` file lists them, that one first.
-pub fn snapshot_files(directory: &Path) -> Result<Vec<SnapshotFile>, StateError> {
-    let _ = directory;
-    todo!()
+fn payload_bytes(command: &Command) -> u64 {
+    match command {
+        Command::Publish { messages, .. } => messages.iter().map(|message| message.payload.len() as u64).sum(),
+        Command::SetKey { value, .. } => value.len() as u64,
+        _ => 0,
+    }
 }
 
-/// Cluster matters as last applied here.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ClusterView {
-    /// Set once by `FoundCluster`.
-    pub cluster_id: Option<Uuid>,
-    /// By id.
-    pub members: Vec<Member>,
-    /// Ids that were removed, never to be used again; in order.
-    pub removed: Vec<u64>,
-    /// Who leads the services.
-    pub services: Option<ServicesLead>,
-    /// The newest epoch ever given; 0 if none.
-    pub newest_epoch: u64,
-}
-
-/// Who leads the services.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ServicesLead {
-    /// The member.
-    pub node: u64,
-    /// The log index of its election.
-    pub epoch: u64,
-}
-
-/// Figures of one stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StreamView {
-    /// Which.
-    pub topic: Topic,
-    /// Oldest position kept.
-    pub first: Position,
-    /// Newest position.
-    pub last: Position,
-    /// Bytes kept.
-    pub bytes: u64,
-    /// Name and position, by name.
-    pub groups: Vec<(String, Position)>,
-}
-
-/// Reads what is applied on this node. Cheap to clone; never blocks `apply` for longer than a copy.
-#[derive(Clone)]
-pub struct BusReader {}
-
-impl BusReader {
-    /// As [`super::Bus::read`]. Goes to a blocking thread only when it has to read a file.
-    pub async fn read(&self, topic: &Topic, after: Position, limit: ReadLimit) -> Result<Vec<Entry>, BusError> {
-        let _ = (topic, after, limit);
-        todo!()
-    }
-
-    /// As [`super::Bus::last`].
-    pub fn last(&self, topic: &Topic) -> Position {
-        let _ = topic;
-        todo!()
-    }
-
-    /// As [`super::Bus::first`].
-    pub fn first(&self, topic: &Topic) -> Position {
-        let _ = topic;
-        todo!()
-    }
-
-    /// As [`super::Bus::wait_past`].
-    pub async fn wait_past(&self, topic: &Topic, after: Position) -> Result<Position, BusError> {
-        let _ = (topic, after);
-        todo!()
-    }
-
-    /// Members and the services election, to watch.
-    pub fn cluster(&self) -> watch::Receiver<Arc<ClusterView>> {
-        todo!()
-    }
-
-    /// Log index of the newest batch applied here, to watch.
-    pub fn applied(&self) -> watch::Receiver<u64> {
-        todo!()
-    }
-
-    /// The bounds in force.
-    pub fn rules(&self) -> Rules {
-        todo!()
-    }
-
-    /// Figures of all streams, by name.
-    pub fn streams(&self) -> Vec<StreamView> {
-        todo!()
-    }
-
-    /// The value of a key and its version.
-    pub fn key(&self, key: &[u8]) -> Option<(bytes::Bytes, u64)> {
-        let _ = key;
-        todo!()
-    }
+/// What was decided, but not in which words: these may differ between versions.
+fn fold_reply(checksum: &mut Rolling, reply: &Reply) {
+    let (tag, value) = match reply {
+        Reply::Done => (1, 0),
+        Reply::Refused(_) => (2, 0),
+        Reply::Published(published) => {
+            checksum.fold(published.first);
+            checksum.fold(u64::from(published.duplicates));
+            (3, published.last)
+        }
+        Reply::Full { bytes, .. } => (4, *bytes),
+        Reply::GroupAt(position) => (5, *position),
+        Reply::NoSuchStream => (6, 0),
+        Reply::NoSuchGroup => (7, 0),
+        Reply::KeyAt(version) => (8, *version),
+        Reply::KeyConflict(None) => (9, 0),
+        Reply::KeyConflict(Some(version)) => (10, *version),
+        Reply::Elected(epoch) => (11, *epoch),
+    };
+    checksum.fold(tag);
+    checksum.fold(value);
 }
