@@ -147,15 +147,7 @@ impl Backlog {
     }
 
     /// `Command::EnsureGroup`.
-    pub fn ensure_group(
-        &mut self,
-        at: Instant,
-        rules: &Rules,
-        topic: &Topic,
-        name: &str,
-        start: Start,
-        idle_ms_max: Option<u64>,
-    ) -> Reply {
+    pub fn ensure_group(&mut self, at: Instant, rules: &Rules, topic: &Topic, name: &str, start: Start, idle_ms_max: Option<u64>) -> Reply {
         if let Err(refused) = check_name("group", name) {
             return refused;
         }

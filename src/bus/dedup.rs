@@ -3,8 +3,8 @@
 //! Bounded in time and in number; the oldest go first. The map is only asked, never iterated, so its order does not matter; what
 //! decides is the list in order of appending. That list is kept in chunks, so that a snapshot costs a few references.
 
-use std::collections::hash_map::{Entry, HashMap};
 use std::collections::VecDeque;
+use std::collections::hash_map::{Entry, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 

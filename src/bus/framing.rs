@@ -56,8 +56,7 @@ impl<'a> Writer<'a> {
     /// A new file; there must be none at `path`.
     pub fn create(path: &'a Path, kind: Kind) -> Result<Writer<'a>, StateError> {
         let file = File::create_new(path).map_err(|error| StateError::io("create", path, error))?;
-        let mut writer =
-            Writer { path, out: BufWriter::with_capacity(64 << 10, file), bytes: 0, summary: crc32fast::Hasher::new() };
+        let mut writer = Writer { path, out: BufWriter::with_capacity(64 << 10, file), bytes: 0, summary: crc32fast::Hasher::new() };
         let mut header = [0; 8];
         header[..6].copy_from_slice(MAGIC);
         header[6] = kind as u8;
@@ -71,9 +70,10 @@ impl<'a> Writer<'a> {
         if bytes.is_empty() {
             return Ok(());
         }
-        let length = u32::try_from(bytes.len()).ok().filter(|length| *length <= BLOCK_BYTES_MAX).ok_or_else(|| {
-            StateError::Unsupported(format!("a block of {} bytes does not fit {}", bytes.len(), self.path.display()))
-        })?;
+        let length = u32::try_from(bytes.len())
+            .ok()
+            .filter(|length| *length <= BLOCK_BYTES_MAX)
+            .ok_or_else(|| StateError::Unsupported(format!("a block of {} bytes does not fit {}", bytes.len(), self.path.display())))?;
         let checksum = block_checksum(length, bytes);
         self.summary.update(&checksum.to_le_bytes());
         self.put(&length.to_le_bytes())?;
@@ -174,9 +174,7 @@ fn block_checksum(length: u32, bytes: &[u8]) -> u32 {
 
 /// Makes names in a directory durable.
 pub(super) fn sync_directory(directory: &Path) -> Result<(), StateError> {
-    File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .map_err(|error| StateError::io("sync", directory, error))
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(|error| StateError::io("sync", directory, error))
 }
 
 #[cfg(test)]

@@ -29,12 +29,7 @@ impl Group {
 
     /// As a snapshot holds it.
     pub fn save(&self, name: &str) -> proto::GroupState {
-        proto::GroupState {
-            name: name.to_owned(),
-            position: self.position,
-            idle_ms_max: self.idle_ms_max,
-            active_ms: self.active_ms,
-        }
+        proto::GroupState { name: name.to_owned(), position: self.position, idle_ms_max: self.idle_ms_max, active_ms: self.active_ms }
     }
 
     /// Reads what [`Group::save`] gave.

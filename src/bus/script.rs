@@ -102,14 +102,10 @@ impl Run {
                 let idle_ms_max = if let ["idle", idle] = rest { Some(number(idle)) } else { None };
                 Command::EnsureGroup { stream: Topic::from(*stream), group: (*group).into(), start, idle_ms_max }
             }
-            ["advance", stream, group, position] => Command::AdvanceGroup {
-                stream: Topic::from(*stream),
-                group: (*group).into(),
-                position: number(position),
-            },
-            ["delete-group", stream, group] => {
-                Command::DeleteGroup { stream: Topic::from(*stream), group: (*group).into() }
+            ["advance", stream, group, position] => {
+                Command::AdvanceGroup { stream: Topic::from(*stream), group: (*group).into(), position: number(position) }
             }
+            ["delete-group", stream, group] => Command::DeleteGroup { stream: Topic::from(*stream), group: (*group).into() },
             ["set", key, value, rest @ ..] => {
                 let (ttl, rest) = if let ["ttl", ttl, rest @ ..] = rest { (Some(number(ttl)), rest) } else { (None, rest) };
                 let condition = match rest {

@@ -130,9 +130,7 @@ impl Segment {
                 let linked = link_or_copy(&self.path, path)?;
                 let mut synced = self.synced.lock();
                 if !*synced || !linked {
-                    std::fs::File::open(path)
-                        .and_then(|file| file.sync_all())
-                        .map_err(|error| StateError::io("sync", path, error))?;
+                    std::fs::File::open(path).and_then(|file| file.sync_all()).map_err(|error| StateError::io("sync", path, error))?;
                     *synced |= linked;
                 }
                 Ok(check)

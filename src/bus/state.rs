@@ -217,13 +217,7 @@ impl BusState {
         at
     }
 
-    fn apply_command(
-        &mut self,
-        index: u64,
-        at: Instant,
-        command: &Command,
-        batch_bytes: u64,
-    ) -> Result<Reply, StateError> {
+    fn apply_command(&mut self, index: u64, at: Instant, command: &Command, batch_bytes: u64) -> Result<Reply, StateError> {
         let rules = &self.rules;
         if let Command::Publish { stream, messages } = command {
             return self.backlog.publish(at, rules, stream, messages, batch_bytes, &mut self.checksum);
@@ -234,9 +228,7 @@ impl BusState {
             Command::EnsureGroup { stream, group, start, idle_ms_max } => {
                 self.backlog.ensure_group(at, rules, stream, group, *start, *idle_ms_max)
             }
-            Command::AdvanceGroup { stream, group, position } => {
-                self.backlog.advance_group(at, rules, stream, group, *position)
-            }
+            Command::AdvanceGroup { stream, group, position } => self.backlog.advance_group(at, rules, stream, group, *position),
             Command::DeleteGroup { stream, group } => self.backlog.delete_group(at, rules, stream, group),
             Command::SetKey { key, value, expires_after_ms, condition } => {
                 self.keys.set(at.now, rules, key, value, *expires_after_ms, *condition)
@@ -272,9 +264,7 @@ impl BusState {
 
     fn compare(&self, index: u64, theirs: u64) -> Result<Reply, StateError> {
         match self.recent.binary_search_by_key(&index, |(index, _)| *index) {
-            Ok(found) if self.recent[found].1 != theirs => {
-                Err(StateError::Diverged { index, ours: self.recent[found].1, theirs })
-            }
+            Ok(found) if self.recent[found].1 != theirs => Err(StateError::Diverged { index, ours: self.recent[found].1, theirs }),
             _ => Ok(Reply::Done),
         }
     }

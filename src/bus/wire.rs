@@ -20,10 +20,7 @@ use proto::reply::Kind as ReplyKind;
 impl Batch {
     /// The bytes that a log entry carries.
     pub fn encode(&self) -> Bytes {
-        let batch = proto::Batch {
-            at_ms: self.at_ms,
-            commands: self.commands.iter().map(proto::Command::from).collect(),
-        };
+        let batch = proto::Batch { at_ms: self.at_ms, commands: self.commands.iter().map(proto::Command::from).collect() };
         batch.encode_to_vec().into()
     }
 
@@ -33,24 +30,15 @@ impl Batch {
     /// Bytes that are no batch, or that a newer version wrote.
     pub fn decode(bytes: Bytes) -> Result<Batch, WireError> {
         let batch = proto::Batch::decode(bytes).map_err(malformed)?;
-        let commands = batch
-            .commands
-            .into_iter()
-            .map(Command::try_from)
-            .collect::<Result<_, _>>()?;
-        Ok(Batch {
-            at_ms: batch.at_ms,
-            commands,
-        })
+        let commands = batch.commands.into_iter().map(Command::try_from).collect::<Result<_, _>>()?;
+        Ok(Batch { at_ms: batch.at_ms, commands })
     }
 }
 
 impl Reply {
     /// The bytes of the replies to one batch.
     pub fn encode_all(replies: &[Reply]) -> Bytes {
-        let replies = proto::Replies {
-            replies: replies.iter().map(proto::Reply::from).collect(),
-        };
+        let replies = proto::Replies { replies: replies.iter().map(proto::Reply::from).collect() };
         replies.encode_to_vec().into()
     }
 
@@ -77,20 +65,11 @@ impl From<&Command> for proto::Command {
                     .iter()
                     .map(|message| {
                         let (id_high, id_low) = message.id.as_u64_pair();
-                        proto::Message {
-                            id_high,
-                            id_low,
-                            payload: message.payload.clone(),
-                        }
+                        proto::Message { id_high, id_low, payload: message.payload.clone() }
                     })
                     .collect(),
             }),
-            Command::EnsureGroup {
-                stream,
-                group,
-                start,
-                idle_ms_max,
-            } => Kind::EnsureGroup(proto::EnsureGroup {
+            Command::EnsureGroup { stream, group, start, idle_ms_max } => Kind::EnsureGroup(proto::EnsureGroup {
                 stream: stream.name().to_owned(),
                 group: group.clone(),
                 idle_ms_max: *idle_ms_max,
@@ -100,25 +79,13 @@ impl From<&Command> for proto::Command {
                     Start::After(position) => proto::ensure_group::Start::After(*position),
                 }),
             }),
-            Command::AdvanceGroup {
-                stream,
-                group,
-                position,
-            } => Kind::AdvanceGroup(proto::AdvanceGroup {
-                stream: stream.name().to_owned(),
-                group: group.clone(),
-                position: *position,
-            }),
-            Command::DeleteGroup { stream, group } => Kind::DeleteGroup(proto::DeleteGroup {
-                stream: stream.name().to_owned(),
-                group: group.clone(),
-            }),
-            Command::SetKey {
-                key,
-                value,
-                expires_after_ms,
-                condition,
-            } => Kind::SetKey(proto::SetKey {
+            Command::AdvanceGroup { stream, group, position } => {
+                Kind::AdvanceGroup(proto::AdvanceGroup { stream: stream.name().to_owned(), group: group.clone(), position: *position })
+            }
+            Command::DeleteGroup { stream, group } => {
+                Kind::DeleteGroup(proto::DeleteGroup { stream: stream.name().to_owned(), group: group.clone() })
+            }
+            Command::SetKey { key, value, expires_after_ms, condition } => Kind::SetKey(proto::SetKey {
                 key: key.clone(),
                 value: value.clone(),
                 expires_after_ms: *expires_after_ms,
@@ -128,37 +95,17 @@ impl From<&Command> for proto::Command {
                     KeyCondition::IfVersion(version) => proto::set_key::Condition::IfVersion(*version),
                 }),
             }),
-            Command::DeleteKey { key, if_version } => Kind::DeleteKey(proto::DeleteKey {
-                key: key.clone(),
-                if_version: *if_version,
-            }),
+            Command::DeleteKey { key, if_version } => Kind::DeleteKey(proto::DeleteKey { key: key.clone(), if_version: *if_version }),
             Command::FoundCluster { id } => {
                 let (id_high, id_low) = id.as_u64_pair();
                 Kind::FoundCluster(proto::FoundCluster { id_high, id_low })
             }
-            Command::SetMember(member) => Kind::SetMember(proto::SetMember {
-                member: Some(member.into()),
-            }),
+            Command::SetMember(member) => Kind::SetMember(proto::SetMember { member: Some(member.into()) }),
             Command::RemoveMember { id } => Kind::RemoveMember(proto::RemoveMember { id: *id }),
-            Command::ElectServices { node, replaces } => {
-                Kind::ElectServices(proto::ElectServices {
-                    node: *node,
-                    replaces: *replaces,
-                })
-            }
-            Command::ResignServices { node, epoch } => {
-                Kind::ResignServices(proto::ResignServices {
-                    node: *node,
-                    epoch: *epoch,
-                })
-            }
-            Command::SetRules(rules) => Kind::SetRules(proto::SetRules {
-                rules: Some(rules.into()),
-            }),
-            Command::Checkpoint { index, checksum } => Kind::Checkpoint(proto::Checkpoint {
-                index: *index,
-                checksum: *checksum,
-            }),
+            Command::ElectServices { node, replaces } => Kind::ElectServices(proto::ElectServices { node: *node, replaces: *replaces }),
+            Command::ResignServices { node, epoch } => Kind::ResignServices(proto::ResignServices { node: *node, epoch: *epoch }),
+            Command::SetRules(rules) => Kind::SetRules(proto::SetRules { rules: Some(rules.into()) }),
+            Command::Checkpoint { index, checksum } => Kind::Checkpoint(proto::Checkpoint { index: *index, checksum: *checksum }),
         };
         proto::Command { kind: Some(kind) }
     }
@@ -174,10 +121,7 @@ impl TryFrom<proto::Command> for Command {
                 messages: publish
                     .messages
                     .into_iter()
-                    .map(|message| Message {
-                        id: Uuid::from_u64_pair(message.id_high, message.id_low),
-                        payload: message.payload,
-                    })
+                    .map(|message| Message { id: Uuid::from_u64_pair(message.id_high, message.id_low), payload: message.payload })
                     .collect(),
             },
             Kind::EnsureGroup(ensure) => Command::EnsureGroup {
@@ -190,15 +134,10 @@ impl TryFrom<proto::Command> for Command {
                 },
                 idle_ms_max: ensure.idle_ms_max,
             },
-            Kind::AdvanceGroup(advance) => Command::AdvanceGroup {
-                stream: Topic::from(advance.stream.as_str()),
-                group: advance.group,
-                position: advance.position,
-            },
-            Kind::DeleteGroup(delete) => Command::DeleteGroup {
-                stream: Topic::from(delete.stream.as_str()),
-                group: delete.group,
-            },
+            Kind::AdvanceGroup(advance) => {
+                Command::AdvanceGroup { stream: Topic::from(advance.stream.as_str()), group: advance.group, position: advance.position }
+            }
+            Kind::DeleteGroup(delete) => Command::DeleteGroup { stream: Topic::from(delete.stream.as_str()), group: delete.group },
             Kind::SetKey(set) => Command::SetKey {
                 key: set.key,
                 value: set.value,
@@ -209,32 +148,14 @@ impl TryFrom<proto::Command> for Command {
                     proto::set_key::Condition::IfVersion(version) => KeyCondition::IfVersion(version),
                 },
             },
-            Kind::DeleteKey(delete) => Command::DeleteKey {
-                key: delete.key,
-                if_version: delete.if_version,
-            },
-            Kind::FoundCluster(found) => Command::FoundCluster {
-                id: Uuid::from_u64_pair(found.id_high, found.id_low),
-            },
-            Kind::SetMember(set) => {
-                Command::SetMember(set.member.ok_or(WireError::Missing("member"))?.into())
-            }
+            Kind::DeleteKey(delete) => Command::DeleteKey { key: delete.key, if_version: delete.if_version },
+            Kind::FoundCluster(found) => Command::FoundCluster { id: Uuid::from_u64_pair(found.id_high, found.id_low) },
+            Kind::SetMember(set) => Command::SetMember(set.member.ok_or(WireError::Missing("member"))?.into()),
             Kind::RemoveMember(remove) => Command::RemoveMember { id: remove.id },
-            Kind::ElectServices(elect) => Command::ElectServices {
-                node: elect.node,
-                replaces: elect.replaces,
-            },
-            Kind::ResignServices(resign) => Command::ResignServices {
-                node: resign.node,
-                epoch: resign.epoch,
-            },
-            Kind::SetRules(set) => {
-                Command::SetRules(set.rules.ok_or(WireError::Missing("rules"))?.into())
-            }
-            Kind::Checkpoint(checkpoint) => Command::Checkpoint {
-                index: checkpoint.index,
-                checksum: checkpoint.checksum,
-            },
+            Kind::ElectServices(elect) => Command::ElectServices { node: elect.node, replaces: elect.replaces },
+            Kind::ResignServices(resign) => Command::ResignServices { node: resign.node, epoch: resign.epoch },
+            Kind::SetRules(set) => Command::SetRules(set.rules.ok_or(WireError::Missing("rules"))?.into()),
+            Kind::Checkpoint(checkpoint) => Command::Checkpoint { index: checkpoint.index, checksum: checkpoint.checksum },
         })
     }
 }
@@ -243,27 +164,16 @@ impl From<&Reply> for proto::Reply {
     fn from(reply: &Reply) -> proto::Reply {
         let kind = match reply {
             Reply::Done => ReplyKind::Done(proto::Done {}),
-            Reply::Refused(reason) => ReplyKind::Refused(proto::Refused {
-                reason: reason.clone(),
-            }),
-            Reply::Published(published) => ReplyKind::Published(proto::Published {
-                first: published.first,
-                last: published.last,
-                duplicates: published.duplicates,
-            }),
-            Reply::Full { bytes, bytes_max } => ReplyKind::Full(proto::Full {
-                bytes: *bytes,
-                bytes_max: *bytes_max,
-            }),
-            Reply::GroupAt(position) => ReplyKind::GroupAt(proto::GroupAt {
-                position: *position,
-            }),
+            Reply::Refused(reason) => ReplyKind::Refused(proto::Refused { reason: reason.clone() }),
+            Reply::Published(published) => {
+                ReplyKind::Published(proto::Published { first: published.first, last: published.last, duplicates: published.duplicates })
+            }
+            Reply::Full { bytes, bytes_max } => ReplyKind::Full(proto::Full { bytes: *bytes, bytes_max: *bytes_max }),
+            Reply::GroupAt(position) => ReplyKind::GroupAt(proto::GroupAt { position: *position }),
             Reply::NoSuchStream => ReplyKind::NoSuchStream(proto::NoSuch {}),
             Reply::NoSuchGroup => ReplyKind::NoSuchGroup(proto::NoSuch {}),
             Reply::KeyAt(version) => ReplyKind::KeyAt(proto::KeyAt { version: *version }),
-            Reply::KeyConflict(version) => {
-                ReplyKind::KeyConflict(proto::KeyConflict { version: *version })
-            }
+            Reply::KeyConflict(version) => ReplyKind::KeyConflict(proto::KeyConflict { version: *version }),
             Reply::Elected(epoch) => ReplyKind::Elected(proto::Elected { epoch: *epoch }),
         };
         proto::Reply { kind: Some(kind) }
@@ -277,15 +187,10 @@ impl TryFrom<proto::Reply> for Reply {
         Ok(match reply.kind.ok_or(WireError::Unknown("reply"))? {
             ReplyKind::Done(_) => Reply::Done,
             ReplyKind::Refused(refused) => Reply::Refused(refused.reason),
-            ReplyKind::Published(published) => Reply::Published(Published {
-                first: published.first,
-                last: published.last,
-                duplicates: published.duplicates,
-            }),
-            ReplyKind::Full(full) => Reply::Full {
-                bytes: full.bytes,
-                bytes_max: full.bytes_max,
-            },
+            ReplyKind::Published(published) => {
+                Reply::Published(Published { first: published.first, last: published.last, duplicates: published.duplicates })
+            }
+            ReplyKind::Full(full) => Reply::Full { bytes: full.bytes, bytes_max: full.bytes_max },
             ReplyKind::GroupAt(at) => Reply::GroupAt(at.position),
             ReplyKind::NoSuchStream(_) => Reply::NoSuchStream,
             ReplyKind::NoSuchGroup(_) => Reply::NoSuchGroup,
