@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::Variables;
+use crate::store::migrate::DatabaseArgs;
 
 /// A Prefect server that does not go down.
 #[derive(Debug, Parser)]
@@ -50,6 +51,8 @@ pub enum ServerCommand {
     /// A member that may lead the services and serves no client API.
     #[command(subcommand)]
     Services(ServicesCommand),
+    /// Create, adopt or check the database.
+    Database(DatabaseArgs),
 }
 
 /// `praetor server services ...`

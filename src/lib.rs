@@ -28,5 +28,11 @@ pub mod events;
 pub mod app;
 /// The HTTP API and WebSockets under `/api`.
 pub mod api;
+/// The composition root: starts and stops every part of a node in order.
+pub mod node;
 /// The command line.
 pub mod cli;
+/// `praetor dev`: a local group behind one front door.
+pub mod dev;
+/// Commands that ask a running node.
+pub mod ask;

@@ -9,6 +9,7 @@ pub mod operations;
 pub mod page;
 
 pub mod events;
+pub mod health;
 pub mod root;
 pub mod socket;
 pub mod variables;

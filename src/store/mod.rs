@@ -11,6 +11,7 @@ pub mod dialect;
 pub mod error;
 pub mod filter;
 pub mod migrate;
+pub mod open;
 pub mod outbox;
 pub mod row;
 pub mod schema;

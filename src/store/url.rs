@@ -89,6 +89,15 @@ impl DatabaseUrl {
         Self { target: Target::Sqlite(location), shown }
     }
 
+    /// The same address with options added to each Postgres server.
+    #[must_use]
+    pub fn map_servers(mut self, add: impl Fn(PgConnectOptions) -> PgConnectOptions) -> Self {
+        if let Target::Postgres(servers) = &mut self.target {
+            *servers = servers.drain(..).map(add).collect();
+        }
+        self
+    }
+
     /// What the address points to.
     pub fn target(&self) -> &Target {
         &self.target

@@ -1,0 +1,206 @@
+//! Commands that ask a running node over HTTP and print what it says.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use base64::Engine as _;
+use http::{Request, StatusCode, header};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+
+use crate::cli::AskArgs;
+
+/// Bytes of an answer: a status with thousands of streams stays far below.
+const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// How long a node may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// What to print of the status.
+#[derive(Clone, Copy, Debug)]
+pub enum View {
+    /// Members and services.
+    Cluster,
+    /// One line per stream.
+    Streams,
+    /// One line per consumer group.
+    Groups,
+}
+
+/// Asks for the status and prints it, again and again with `--watch`.
+///
+/// # Errors
+/// The node cannot be reached, or refuses.
+pub async fn status(args: &AskArgs, view: View) -> anyhow::Result<()> {
+    loop {
+        let answer = get(args, "/cluster/status").await;
+        let text = match answer {
+            Ok(status) if args.json => format!("{status}\n"),
+            Ok(status) => render(&status, view),
+            Err(error) if args.watch => format!("{error:#}\n"),
+            Err(error) => return Err(error),
+        };
+        let mut out = std::io::stdout().lock();
+        if args.watch && !args.json {
+            // Home, then clear to the end: no flicker.
+            write!(out, "\x1b[H\x1b[2J")?;
+        }
+        write!(out, "{text}")?;
+        out.flush()?;
+        drop(out);
+        if !args.watch {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn get(args: &AskArgs, path: &str) -> anyhow::Result<Value> {
+    let url = format!("{}{path}", args.api_url.trim_end_matches('/'));
+    if url.starts_with("https://") {
+        bail!("{url}: this command speaks plain HTTP; name a node itself, such as http://127.0.0.1:4200/api");
+    }
+    let mut request = Request::get(&url).header(header::ACCEPT, "application/json");
+    if let Some(auth) = &args.auth_string {
+        let encoded = base64::engine::general_purpose::STANDARD.encode(auth);
+        request = request.header(header::AUTHORIZATION, format!("Basic {encoded}"));
+    }
+    let request = request.body(Empty::<Bytes>::new()).with_context(|| format!("{url} is no address"))?;
+    let client: Client<HttpConnector, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+    let asked = async {
+        let response = client.request(request).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        Ok::<_, hyper_util::client::legacy::Error>((status, body))
+    };
+    let (status, body) = tokio::time::timeout(ANSWER_WITHIN, asked)
+        .await
+        .with_context(|| format!("{url} did not answer within {} s", ANSWER_WITHIN.as_secs()))?
+        .with_context(|| format!("{url} cannot be reached; is a node running there? --api-url names another"))?;
+    let body = body.map_err(|error| anyhow::anyhow!("the answer of {url} broke off: {error}"))?.to_bytes();
+    if status == StatusCode::UNAUTHORIZED {
+        bail!("{url} asks for credentials; give --auth-string or PREFECT_API_AUTH_STRING");
+    }
+    if !status.is_success() {
+        bail!("{url} answered {status}: {}", String::from_utf8_lossy(&body));
+    }
+    serde_json::from_slice(&body).with_context(|| format!("{url} did not answer in JSON"))
+}
+
+/// The status as text. What a node leaves out is shown as a dash: nodes of other versions may say less or more.
+fn render(status: &Value, view: View) -> String {
+    let mut out = String::new();
+    let rows = |name: &str| status[name].as_array().cloned().unwrap_or_default();
+    let written = match view {
+        View::Cluster => cluster(&mut out, status, &rows("nodes"), &rows("services")),
+        View::Streams => streams(&mut out, &rows("streams")),
+        View::Groups => groups(&mut out, &rows("streams")),
+    };
+    written.expect("writing to a string cannot fail");
+    out
+}
+
+fn cluster(out: &mut String, status: &Value, nodes: &[Value], services: &[Value]) -> std::fmt::Result {
+    writeln!(
+        out,
+        "cluster {}  leader {}  services leader {}  epoch {}",
+        shown(&status["cluster_id"]),
+        shown(&status["leader"]),
+        shown(&status["services_leader"]),
+        shown(&status["epoch"])
+    )?;
+    writeln!(out, "{:>5} {:>8} {:10} {:5} {:>12} {:>12}  {:22} {}", "node", "pid", "role", "up", "log", "applied", "http", "version")?;
+    for node in nodes {
+        writeln!(
+            out,
+            "{:>5} {:>8} {:10} {:5} {:>12} {:>12}  {:22} {}",
+            shown(&node["id"]),
+            shown(&node["pid"]),
+            shown(&node["role"]),
+            shown(&node["up"]),
+            shown(&node["log_index"]),
+            shown(&node["applied_index"]),
+            shown(&node["http"]),
+            shown(&node["version"])
+        )?;
+    }
+    if !services.is_empty() {
+        writeln!(out, "{:24} {:>5} {:>8} {:32} error", "service", "node", "lag", "last success")?;
+    }
+    for service in services {
+        writeln!(
+            out,
+            "{:24} {:>5} {:>8} {:32} {}",
+            shown(&service["name"]),
+            shown(&service["node"]),
+            shown(&service["lag"]),
+            shown(&service["last_success"]),
+            shown(&service["error"])
+        )?;
+    }
+    Ok(())
+}
+
+fn streams(out: &mut String, streams: &[Value]) -> std::fmt::Result {
+    writeln!(out, "{:28} {:>12} {:>16} {:>7}", "stream", "entries", "bytes", "groups")?;
+    for stream in streams {
+        let groups = stream["groups"].as_array().map_or(0, Vec::len);
+        writeln!(out, "{:28} {:>12} {:>16} {groups:>7}", shown(&stream["name"]), shown(&stream["entries"]), shown(&stream["bytes"]))?;
+    }
+    Ok(())
+}
+
+fn groups(out: &mut String, streams: &[Value]) -> std::fmt::Result {
+    writeln!(out, "{:28} {:28} {:>12} {:>12}", "stream", "group", "lag", "pending")?;
+    for stream in streams {
+        for group in stream["groups"].as_array().into_iter().flatten() {
+            writeln!(
+                out,
+                "{:28} {:28} {:>12} {:>12}",
+                shown(&stream["name"]),
+                shown(&group["name"]),
+                shown(&group["lag"]),
+                shown(&group["pending"])
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::Bool(true) => "yes".to_owned(),
+        Value::Bool(false) => "no".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_status_is_shown_with_dashes_for_what_is_missing() {
+        let status = json!({
+            "cluster_id": "c", "leader": 2, "epoch": 42,
+            "nodes": [{"id": 2, "pid": 4711, "role": "leader", "up": true, "http": "127.0.0.1:4202"}],
+            "streams": [{"name": "events", "entries": 3, "bytes": 99, "groups": [{"name": "persister", "lag": 1}]}],
+        });
+        let text = render(&status, View::Cluster);
+        assert!(text.starts_with("cluster c  leader 2  services leader -  epoch 42\n"), "{text}");
+        assert!(text.contains("4711 leader     yes"), "{text}");
+        assert!(render(&status, View::Streams).contains("events"), "{text}");
+        let groups = render(&status, View::Groups);
+        assert!(groups.lines().any(|line| line.split_whitespace().eq(["events", "persister", "1", "-"])), "{groups}");
+    }
+}

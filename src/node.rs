@@ -1,0 +1,273 @@
+//! One node: the only file that knows every part. It starts them in order and stops them in the reverse one.
+//!
+//! The listener and the probes come first, so that a node whose database is away stays up, says so in `/readyz` and
+//! answers 503 until it comes back. What can never work (settings, a database of another version) ends the process with
+//! a sentence. SIGTERM or SIGINT: not ready, requests in flight end, background work ends, exit 0.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use axum::Router;
+use axum::response::IntoResponse;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use serde_json::json;
+use tokio::io::AsyncReadExt;
+use tokio::signal::unix::{SignalKind, signal};
+use tower::ServiceExt;
+
+use crate::api::health::{self, Probes};
+use crate::app::App;
+use crate::clock::SystemClock;
+use crate::config::Settings;
+use crate::listener::{Body, Limits, Listener};
+use crate::store::open::OpenError;
+use crate::store::{self, Store};
+use crate::task::{Stopped, Tasks};
+use crate::telemetry::Telemetry;
+use crate::telemetry::readiness::Readiness;
+
+/// Parts as `/readyz` names them.
+const DATABASE: &str = "database";
+const NODE: &str = "node";
+
+/// What kind of member a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Serves the API and may lead the services.
+    Server,
+    /// May lead the services; serves the probes only.
+    Services,
+}
+
+/// How a node is run.
+#[derive(Clone, Copy, Debug)]
+pub struct RunOptions {
+    /// What kind of member it is.
+    pub role: Role,
+    /// Stop when standard input ends.
+    pub exit_with_parent: bool,
+}
+
+/// Runs a node until it is told to stop.
+///
+/// # Errors
+/// What keeps it from working, as a chain of sentences.
+pub async fn run(settings: Settings, options: RunOptions) -> anyhow::Result<()> {
+    let telemetry = Telemetry::start(&settings.telemetry)?;
+    for note in &settings.notes {
+        tracing::warn!("settings: {note}");
+    }
+    let settings = Arc::new(settings);
+    let readiness = Readiness::new();
+    readiness.not_ready(DATABASE, "not connected yet");
+
+    let server = &settings.server;
+    let listener = Listener::bind(&server.host, server.port)
+        .await
+        .with_context(|| format!("cannot listen on {}:{}; another process may use it, or give --port", server.host, server.port))?;
+    let address = listener.address();
+
+    // One set per step of the stop.
+    let requests = Tasks::new();
+    let background = Tasks::new();
+
+    let api = Arc::new(OnceLock::new());
+    let front = Front { probes: health::router(Probes { readiness: readiness.clone(), telemetry: telemetry.clone() }), api: Arc::clone(&api) };
+    let limits = Limits { connections_max: server.connections_max, idle: server.keepalive_timeout };
+    requests.spawn_vital("http.listen", listener.serve("http.connection", limits, requests.clone(), move |request, peer| {
+        front.clone().answer(request, peer)
+    }));
+    announce(&settings, options.role, address);
+
+    let beat = telemetry.clone();
+    let stopping = background.stopping();
+    background.spawn_vital("telemetry.upkeep", async move {
+        let mut every = tokio::time::interval(Duration::from_secs(5));
+        while stopping.run_until_cancelled(every.tick()).await.is_some() {
+            beat.upkeep();
+        }
+    });
+
+    let signals = StopSignals::new(options.exit_with_parent)?;
+    let (requests_end, background_end) = (requests.stopping(), background.stopping());
+    let stop = async {
+        tokio::select! {
+            () = signals.received() => {}
+            () = requests_end.cancelled() => {}
+            () = background_end.cancelled() => {}
+        }
+    };
+    tokio::pin!(stop);
+    // `None`: told to stop before it was up.
+    let started = tokio::select! {
+        started = start(Arc::clone(&settings), options.role, readiness.clone(), background.clone(), api) => Some(started),
+        () = &mut stop => None,
+    };
+    if let Some(Err(error)) = started {
+        requests.shutdown(Duration::from_millis(100)).await;
+        background.shutdown(Duration::from_secs(1)).await;
+        return Err(error);
+    }
+    if started.is_some() {
+        stop.await;
+    }
+
+    readiness.not_ready(NODE, "it is shutting down");
+    tracing::info!("shutting down");
+    for (step, tasks, grace) in [("requests", &requests, server.shutdown_grace), ("background work", &background, Duration::from_secs(5))] {
+        if let Stopped::Dropped(names) = tasks.shutdown(grace).await {
+            tracing::warn!("{step} did not end within {} s and was dropped: {}", grace.as_secs(), names.join(", "));
+        }
+    }
+    if let Some(name) = requests.failed().or(background.failed()) {
+        bail!("the node stopped because its task {name} ended");
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Starts what needs the database, waiting for it as long as it takes.
+async fn start(
+    settings: Arc<Settings>,
+    role: Role,
+    readiness: Readiness,
+    background: Tasks,
+    api: Arc<OnceLock<Router>>,
+) -> anyhow::Result<()> {
+    let store = open_database(&settings, &readiness).await?;
+    let app = App::new(store, Arc::new(SystemClock));
+    let watched = app.clone();
+    let stopping = background.stopping();
+    let reports = readiness.clone();
+    background.spawn_vital("database.watch", async move {
+        while stopping.run_until_cancelled(tokio::time::sleep(DATABASE_CHECK)).await.is_some() {
+            check_database(&watched, &reports).await;
+        }
+    });
+    if role == Role::Server {
+        api.set(crate::api::router(app)).expect("the API is set once, here");
+    }
+    Ok(())
+}
+
+/// How often the database is asked whether it is there.
+const DATABASE_CHECK: Duration = Duration::from_secs(1);
+
+/// Opens the database, however long that takes; only what waiting cannot mend is an error.
+async fn open_database(settings: &Settings, readiness: &Readiness) -> anyhow::Result<Store> {
+    let mut logged = false;
+    loop {
+        match store::open::open(&settings.database).await {
+            Ok(store) => {
+                readiness.ready(DATABASE);
+                if logged {
+                    tracing::info!("the database is there");
+                }
+                return Ok(store);
+            }
+            Err(OpenError::Away(reason)) => {
+                if !logged {
+                    tracing::warn!("{reason}; this node waits for the database and answers 503 until then");
+                    logged = true;
+                }
+                readiness.not_ready(DATABASE, reason);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(DATABASE_CHECK).await;
+    }
+}
+
+async fn check_database(app: &App, readiness: &Readiness) {
+    let select = sea_query::Query::select().expr(sea_query::Expr::val(1)).to_owned();
+    let answer = async { app.read("node.check").await?.fetch_one(&select).await };
+    let answered = answer.await;
+    crate::telemetry::metrics::store_available(answered.is_ok());
+    match answered {
+        Ok(_) => readiness.ready(DATABASE),
+        Err(error) => readiness.not_ready(DATABASE, format!("it does not answer: {error}")),
+    }
+}
+
+fn announce(settings: &Settings, role: Role, address: SocketAddr) {
+    let node = settings.cluster.node_id;
+    let version = env!("CARGO_PKG_VERSION");
+    let peers = settings.cluster.listen.as_deref().unwrap_or("none, a group of one");
+    let what = match role {
+        Role::Server => format!("API at http://{address}{}", settings.server.base_path),
+        Role::Services => format!("services member, probes at http://{address}/readyz"),
+    };
+    tracing::info!(node.id = node, pid = std::process::id(), "praetor {version}, node {node}: {what}, peers: {peers}");
+}
+
+/// What answers a connection: probes at once, the API when it is there.
+#[derive(Clone)]
+struct Front {
+    probes: Router,
+    api: Arc<OnceLock<Router>>,
+}
+
+impl Front {
+    async fn answer(self, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
+        let mut request = request.map(axum::body::Body::new);
+        request.extensions_mut().insert(axum::extract::ConnectInfo(peer));
+        let router = match request.uri().path() {
+            "/livez" | "/readyz" | "/metrics" => Some(&self.probes),
+            _ => self.api.get(),
+        };
+        let response = match router {
+            Some(router) => router.clone().oneshot(request).await.unwrap_or_else(|never: Infallible| match never {}),
+            None => starting(),
+        };
+        response.map(|body| Body::new(body.map_err(Into::into)))
+    }
+}
+
+/// The answer while there is no API yet.
+fn starting() -> axum::response::Response {
+    let body = json!({"exception_message": "Service Unavailable", "exception_detail": "this node is starting; /readyz?verbose tells what it waits for"});
+    (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], axum::Json(body)).into_response()
+}
+
+/// The signals that ask a node to stop.
+struct StopSignals {
+    received: tokio_util::sync::CancellationToken,
+}
+
+impl StopSignals {
+    fn new(exit_with_parent: bool) -> anyhow::Result<Self> {
+        let received = tokio_util::sync::CancellationToken::new();
+        let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+        let tasks = Tasks::new();
+        let token = received.clone();
+        tasks.spawn("node.signals", async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                () = parent_is_gone(exit_with_parent) => tracing::warn!("the parent process ended"),
+            }
+            token.cancel();
+        });
+        Ok(Self { received })
+    }
+
+    async fn received(&self) {
+        self.received.cancelled().await;
+    }
+}
+
+/// Ends when standard input does, which the parent holds open while it lives.
+async fn parent_is_gone(watch: bool) {
+    if !watch {
+        return std::future::pending().await;
+    }
+    let mut input = tokio::io::stdin();
+    let mut buffer = [0; 64];
+    while matches!(input.read(&mut buffer).await, Ok(read) if read > 0) {}
+}

@@ -1,0 +1,142 @@
+//! From settings to a [`Store`] whose schema is ours: one attempt, which says whether another one may help.
+
+use std::path::Path;
+
+use sqlx::Connection;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
+use tokio::time::timeout;
+
+use super::migrate::{self, Error as MigrateError, State};
+use super::url::{DatabaseUrl, SqliteLocation, Target, UrlError};
+use super::{Store, StoreOptions};
+use crate::config::{DatabaseSettings, DatabaseTls};
+
+/// Why there is no store.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The address cannot be read.
+    #[error("PREFECT_API_DATABASE_CONNECTION_URL: {0}")]
+    Address(#[from] UrlError),
+    /// The database answers and cannot be used as it is; trying again does not help.
+    #[error("{0}")]
+    Refused(String),
+    /// It may come back.
+    #[error("{0}")]
+    Away(String),
+}
+
+/// The database's address with the options that settings add to it.
+///
+/// # Errors
+/// The address cannot be read.
+pub fn address(settings: &DatabaseSettings) -> Result<DatabaseUrl, UrlError> {
+    let url = DatabaseUrl::parse(settings.url.expose())?;
+    Ok(url.map_servers(|server| customize(server, settings)))
+}
+
+/// Connects, brings the schema up where settings allow it, and gives the store.
+///
+/// # Errors
+/// [`OpenError::Away`] when another attempt may help.
+pub async fn open(settings: &DatabaseSettings) -> Result<Store, OpenError> {
+    let url = address(settings)?;
+    if let Target::Sqlite(SqliteLocation::File(path)) = url.target() {
+        make_parent(path)?;
+    }
+    prepare(&url, settings).await?;
+    let options = StoreOptions {
+        connections: settings.connections_max,
+        acquire: settings.pool_timeout.min(crate::limits::DATABASE_ACQUIRE),
+        statement: settings.statement_timeout,
+        statement_cache: settings.statement_cache_size,
+    };
+    match url.target() {
+        Target::Sqlite(location) => Ok(Store::sqlite(location.options(), &options)),
+        Target::Postgres(servers) => Ok(Store::postgres(first_writable(servers, settings).await?, &options)),
+    }
+}
+
+async fn prepare(url: &DatabaseUrl, settings: &DatabaseSettings) -> Result<(), OpenError> {
+    let judged = if settings.migrate_on_start {
+        migrate::upgrade(url).await.map(|report| {
+            if report.created {
+                tracing::info!("the database {url} was empty and has all its tables now");
+            } else if let Some(adopted) = report.adopted {
+                tracing::info!(
+                    "the database {url} is adopted: {} taken slots have leases, {} limits were corrected",
+                    adopted.leases,
+                    adopted.limits_corrected
+                );
+            }
+        })
+    } else {
+        match migrate::check(url).await {
+            Ok(State::Ready) => Ok(()),
+            Ok(state) => Err(MigrateError::Refused(state)),
+            Err(error) => Err(error),
+        }
+    };
+    let sqlite = matches!(url.target(), Target::Sqlite(_));
+    judged.map_err(|error| match error {
+        // A file does not come back by waiting; a lock on it does.
+        MigrateError::Open { .. } if sqlite => OpenError::Refused(chain(&error)),
+        MigrateError::Open { .. } | MigrateError::Failed { .. } => OpenError::Away(chain(&error)),
+        other => OpenError::Refused(chain(&other)),
+    })
+}
+
+/// The first server that answers and, where there are several, accepts writes.
+async fn first_writable(servers: &[PgConnectOptions], settings: &DatabaseSettings) -> Result<PgConnectOptions, OpenError> {
+    if let [only] = servers {
+        return Ok(only.clone());
+    }
+    for server in servers {
+        let asked = timeout(settings.connection_timeout, async {
+            let mut connection = PgConnection::connect_with(server).await?;
+            let standby: bool = sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(&mut connection).await?;
+            connection.close().await?;
+            Ok::<bool, sqlx::Error>(standby)
+        });
+        if let Ok(Ok(false)) = asked.await {
+            return Ok(server.clone());
+        }
+    }
+    Err(OpenError::Away("none of the database's servers accepts writes".to_owned()))
+}
+
+fn customize(server: PgConnectOptions, settings: &DatabaseSettings) -> PgConnectOptions {
+    let mut server = server.application_name(&settings.application_name);
+    if let Some(path) = &settings.search_path {
+        server = server.options([("search_path", path)]);
+    }
+    if let Some(DatabaseTls { ca_file, cert_file, key_file, check_hostname }) = &settings.tls {
+        server = server.ssl_mode(if *check_hostname { PgSslMode::VerifyFull } else { PgSslMode::VerifyCa });
+        if let Some(file) = ca_file {
+            server = server.ssl_root_cert(file);
+        }
+        if let (Some(certificate), Some(key)) = (cert_file, key_file) {
+            server = server.ssl_client_cert(certificate).ssl_client_key(key);
+        }
+    }
+    server
+}
+
+fn make_parent(path: &Path) -> Result<(), OpenError> {
+    let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) else { return Ok(()) };
+    std::fs::create_dir_all(parent)
+        .map_err(|error| OpenError::Refused(format!("the directory {} of the database cannot be made: {error}", parent.display())))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Some drivers repeat their cause in their own text.
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
