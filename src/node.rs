@@ -77,11 +77,13 @@ pub async fn run(settings: Settings, options: RunOptions) -> anyhow::Result<()> 
     let background = Tasks::new();
 
     let api = Arc::new(OnceLock::new());
-    let front = Front { probes: health::router(Probes { readiness: readiness.clone(), telemetry: telemetry.clone() }), api: Arc::clone(&api) };
+    let front =
+        Front { probes: health::router(Probes { readiness: readiness.clone(), telemetry: telemetry.clone() }), api: Arc::clone(&api) };
     let limits = Limits { connections_max: server.connections_max, idle: server.keepalive_timeout };
-    requests.spawn_vital("http.listen", listener.serve("http.connection", limits, requests.clone(), move |request, peer| {
-        front.clone().answer(request, peer)
-    }));
+    requests.spawn_vital(
+        "http.listen",
+        listener.serve("http.connection", limits, requests.clone(), move |request, peer| front.clone().answer(request, peer)),
+    );
     announce(&settings, options.role, address);
 
     let beat = telemetry.clone();

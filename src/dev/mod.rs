@@ -1,3 +1,5 @@
 //! x
 use crate::cli::DevArgs;
-pub async fn run(_args: DevArgs) -> anyhow::Result<()> { Ok(()) }
+pub async fn run(_args: DevArgs) -> anyhow::Result<()> {
+    Ok(())
+}
