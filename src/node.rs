@@ -4,6 +4,8 @@
 //! answers 503 until it comes back. What can never work (settings, a database of another version) ends the process with
 //! a sentence. SIGTERM or SIGINT: not ready, requests in flight end, background work ends, exit 0.
 
+mod absent;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -142,7 +144,7 @@ async fn start(
     api: Arc<OnceLock<Router>>,
 ) -> anyhow::Result<()> {
     let store = open_database(&settings, &readiness).await?;
-    let app = App::new(store, Arc::new(SystemClock));
+    let app = App::new(store, Arc::new(absent::AbsentBus), Arc::new(SystemClock), Arc::clone(&settings), background.clone());
     let watched = app.clone();
     let stopping = background.stopping();
     let reports = readiness.clone();
