@@ -126,9 +126,9 @@ fn sentence(url: &DatabaseUrl, report: &Report) -> String {
 fn say(as_json: bool, json: &serde_json::Value, text: &str) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();
     if as_json {
-        writeln!(out, "{json}")?
+        writeln!(out, "{json}")?;
     } else {
-        writeln!(out, "{text}")?
+        writeln!(out, "{text}")?;
     }
     Ok(out.flush()?)
 }

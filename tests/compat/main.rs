@@ -1,0 +1,9 @@
+//! Praetor beside the published Prefect 3.8.4: the same schema, the same databases, the same answers.
+//!
+//! Needs a `prefect` executable of that version and a Postgres server on which databases may be made; `tests/run` sets both up.
+
+mod adopt;
+mod introspect;
+mod reference;
+mod schema;
+mod turns;

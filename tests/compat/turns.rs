@@ -1,0 +1,51 @@
+//! Python and Praetor take turns on one database.
+
+use praetor::store::migrate;
+
+use crate::reference::{self, Database, Server};
+
+/// Praetor makes the database; the Python server starts on it, writes, and lists what it wrote.
+async fn python_serves(database: Database) {
+    migrate::upgrade(&database.url()).await.expect("upgrades");
+    let server = Server::start(&database).await;
+    let (status, body) = server.request("POST", "/api/flows/", r#"{"name": "told-to-python"}"#).expect("answers");
+    assert_eq!(status, 201, "{body}");
+    let (status, body) = server.request("POST", "/api/flows/filter", "{}").expect("answers");
+    assert_eq!(status, 200, "{body}");
+    let flows: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!(flows[0]["name"], "told-to-python");
+    // A run and its state go through most of the wide tables.
+    let run = format!(r#"{{"flow_id": {}, "state": {{"type": "PENDING"}}}}"#, flows[0]["id"]);
+    let (status, body) = server.request("POST", "/api/flow_runs/", &run).expect("answers");
+    assert_eq!(status, 201, "{body}");
+    let log = server.log();
+    assert!(!log.contains("Traceback"), "{log}");
+    drop(server);
+
+    // And Praetor takes it back as it left it.
+    assert_eq!(migrate::check(&database.url()).await.expect("checks"), migrate::State::Ready);
+    assert_eq!(database.open().await.texts("SELECT name FROM flow").await, ["told-to-python"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn python_serves_a_postgres_database_of_ours() {
+    python_serves(Database::postgres().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn python_serves_a_sqlite_database_of_ours() {
+    python_serves(Database::sqlite()).await;
+}
+
+/// Python's migration of a database that is ours finds nothing to do.
+#[tokio::test]
+async fn python_upgrade_leaves_ours_alone() {
+    for database in [Database::postgres().await, Database::sqlite()] {
+        migrate::upgrade(&database.url()).await.expect("upgrades");
+        let before = crate::introspect::describe(&mut database.open().await).await;
+        reference::migrate(&database);
+        let after = crate::introspect::describe(&mut database.open().await).await;
+        assert_eq!(before, after);
+        assert_eq!(migrate::check(&database.url()).await.expect("checks"), migrate::State::Ready);
+    }
+}
