@@ -17,7 +17,8 @@ use tempfile::TempDir;
 const SERVER_START: Duration = Duration::from_mins(2);
 
 fn setting(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run these tests with tests/run, which sets up what they compare with"))
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("{name} is not set: run these tests with tests/run, which sets up what they compare with"))
 }
 
 /// A database made for one test and dropped with it.
@@ -189,7 +190,10 @@ impl Server {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
         stream.set_read_timeout(Some(Duration::from_mins(1))).ok()?;
         // HTTP/1.0: the answer comes whole and ends with the connection.
-        let head = format!("{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
+        let head = format!(
+            "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
         stream.write_all(head.as_bytes()).ok()?;
         stream.write_all(body.as_bytes()).ok()?;
         let mut answer = String::new();
