@@ -119,7 +119,10 @@ impl FrontDoor {
                 Err(Failure::Unknown(reason)) => {
                     let Some((uri, method, headers)) = &spare else {
                         tracing::warn!(node = %place.0.address, "a request's outcome is unknown: {reason}");
-                        return refusal(StatusCode::BAD_GATEWAY, "the node went away while it worked on this request; its outcome is unknown");
+                        return refusal(
+                            StatusCode::BAD_GATEWAY,
+                            "the node went away while it worked on this request; its outcome is unknown",
+                        );
                     };
                     let mut again = Request::new(empty());
                     *again.uri_mut() = uri.clone();

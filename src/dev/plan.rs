@@ -43,10 +43,7 @@ impl Plan {
     pub(super) fn make(args: &DevArgs) -> anyhow::Result<Self> {
         let directory = match &args.data_dir {
             Some(directory) => std::path::absolute(directory)?,
-            None => std::env::home_dir()
-                .context("there is no home directory; give --data-dir")?
-                .join(".praetor")
-                .join("dev"),
+            None => std::env::home_dir().context("there is no home directory; give --data-dir")?.join(".praetor").join("dev"),
         };
         fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
         let lock = lock(&directory)?;
