@@ -31,6 +31,12 @@ mod stream;
 mod wire;
 
 #[cfg(test)]
+pub mod conformance;
+#[cfg(test)]
+pub mod direct;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
 mod script;
 
 use std::fmt;
