@@ -177,6 +177,19 @@ impl Dialect {
         }
     }
 
+    /// One statement that locks the named fence's row against change, gives its `epoch`, and bounds how long the
+    /// transaction may idle or wait.
+    pub(crate) fn hold_fence(self, name: &str) -> (String, Values) {
+        let sql = match self {
+            Self::Postgres => concat!(
+                "SELECT set_config('idle_in_transaction_session_timeout', '1500', true), set_config('lock_timeout', '1500', true), ",
+                "(SELECT epoch FROM praetor.fence WHERE name = $1 FOR SHARE) AS epoch"
+            ),
+            Self::Sqlite => "SELECT (SELECT epoch FROM praetor_fence WHERE name = ?) AS epoch",
+        };
+        (sql.to_owned(), Values(vec![name.into()]))
+    }
+
     // --- errors --------------------------------------------------------------------------------------------------
 
     pub(crate) fn constraint_of(self, error: &dyn DatabaseError) -> String {

@@ -7,8 +7,13 @@
 //! Statements are built with sea-query over [`schema`] (imported as `t`). One file per table family holds functions
 //! over `&mut Tx`; what differs between the databases is in [`dialect`].
 
+pub mod bulk;
+pub mod cursors;
+pub mod dead_letters;
 pub mod dialect;
 pub mod error;
+pub mod events;
+pub mod fence;
 pub mod filter;
 pub mod migrate;
 pub mod open;

@@ -1,0 +1,78 @@
+//! Tables `events` and `event_resources`.
+
+use std::collections::HashSet;
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::clock::Timestamp;
+use crate::model::event::{ReceivedEvent, Resource};
+use crate::store::bulk::{Bulk, Column, Conflict};
+use crate::store::{StoreError, Tx};
+
+/// Inserts events with the resources that they involve, in two statements. Events that are there already stay as they
+/// are. Gives the number of new ones.
+pub async fn insert(tx: &mut Tx, events: &[ReceivedEvent], now: Timestamp) -> Result<usize, StoreError> {
+    // Sorted by id, so that two writers take row locks in one order.
+    let mut sorted: Vec<&ReceivedEvent> = events.iter().collect();
+    sorted.sort_by_key(|event| event.event.id);
+    sorted.dedup_by_key(|event| event.event.id);
+    let text = |of: fn(&ReceivedEvent) -> String| Column::Text(sorted.iter().map(|event| Some(of(event))).collect());
+    let json = |of: fn(&ReceivedEvent) -> Value| Column::Json(sorted.iter().map(|event| Some(of(event))).collect());
+    let at = |of: fn(&ReceivedEvent) -> Timestamp| Column::Timestamp(sorted.iter().map(|event| Some(of(event))).collect());
+    let stamped = || Column::Timestamp(vec![Some(now); sorted.len()]);
+    let inserted = Bulk::new("events")
+        .column("id", Column::Uuid(sorted.iter().map(|event| Some(event.event.id)).collect()))
+        .column("occurred", at(|event| event.event.occurred))
+        .column("event", text(|event| event.event.event.clone()))
+        .column("resource_id", text(|event| event.event.resource_id().to_owned()))
+        .column("resource", json(|event| json!(event.event.resource)))
+        .column("related_resource_ids", json(|event| event.event.related.iter().map(resource_id).collect()))
+        .column("related", json(|event| json!(event.event.related)))
+        .column("payload", json(|event| Value::Object(event.event.payload.clone())))
+        .column("received", at(|event| event.received))
+        .column("recorded", stamped())
+        .column("follows", Column::Uuid(sorted.iter().map(|event| event.event.follows).collect()))
+        .column("created", stamped())
+        .column("updated", stamped())
+        .insert(tx, Conflict::Nothing, "id")
+        .await?;
+    let new: HashSet<Uuid> = inserted.iter().map(|row| row.get("id")).collect::<Result<_, _>>()?;
+    let (mut ids, mut occurred, mut resource_ids, mut roles, mut labels) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for event in sorted.iter().filter(|event| new.contains(&event.event.id)) {
+        let primary = std::iter::once((&event.event.resource, ""));
+        let related = event.event.related.iter().map(|resource| (resource, resource.get("prefect.resource.role").map_or("", String::as_str)));
+        for (resource, role) in primary.chain(related) {
+            ids.push(Some(event.event.id));
+            occurred.push(Some(event.event.occurred));
+            resource_ids.push(resource.get("prefect.resource.id").cloned());
+            roles.push(Some(role.to_owned()));
+            labels.push(Some(without_id_and_role(resource)));
+        }
+    }
+    if !ids.is_empty() {
+        let rows = ids.len();
+        Bulk::new("event_resources")
+            .column("id", Column::Uuid((0..rows).map(|_| Some(crate::id::v4())).collect()))
+            .column("event_id", Column::Uuid(ids))
+            .column("occurred", Column::Timestamp(occurred))
+            .column("resource_id", Column::Text(resource_ids))
+            .column("resource_role", Column::Text(roles))
+            .column("resource", Column::Json(labels))
+            .column("created", Column::Timestamp(vec![Some(now); rows]))
+            .column("updated", Column::Timestamp(vec![Some(now); rows]))
+            .insert(tx, Conflict::Error, "")
+            .await?;
+    }
+    Ok(new.len())
+}
+
+fn resource_id(resource: &Resource) -> Value {
+    resource.get("prefect.resource.id").cloned().into()
+}
+
+/// Labels as `event_resources` keeps them: the id and the role have columns of their own.
+fn without_id_and_role(resource: &Resource) -> Value {
+    let labels = resource.iter().filter(|(label, _)| !matches!(label.as_str(), "prefect.resource.id" | "prefect.resource.role"));
+    Value::Object(labels.map(|(label, value)| (label.clone(), Value::String(value.clone()))).collect())
+}
