@@ -26,6 +26,8 @@ pub mod bus;
 pub mod events;
 /// What handlers and services may touch: store, bus, clock, settings; the transactional outbox.
 pub mod app;
+/// Background services, run by their elected leader.
+pub mod services;
 /// The HTTP API and WebSockets under `/api`.
 pub mod api;
 /// The composition root: starts and stops every part of a node in order.

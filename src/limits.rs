@@ -54,3 +54,39 @@ pub const SOCKET_BATCH_BYTES: usize = 192 * 1024;
 
 /// Batches of one socket on their way to the bus at a time; beyond it the socket is not read.
 pub const SOCKET_BATCHES: usize = 4;
+
+/// Rows that the sweeper of the outbox publishes in one tick.
+pub const OUTBOX_SWEEP: u64 = 1000;
+
+/// Time that a node has to publish its own events before the sweeper does.
+pub const OUTBOX_GRACE: Duration = Duration::from_secs(2);
+
+/// Time of one tick of a service; one that takes longer is dropped with its transaction and tried again.
+pub const SERVICE_TICK: Duration = Duration::from_secs(60);
+
+/// Pause after a failed tick, at most.
+pub const SERVICE_RETRY: Duration = Duration::from_millis(250);
+
+/// Time without success after which a service counts as unable to work (or two periods, where that is longer).
+pub const SERVICE_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Entries that the event persister writes in one transaction.
+pub const EVENT_PERSISTER_BATCH: usize = 2000;
+
+/// Bytes of entries that a consumer reads for one transaction.
+pub const CONSUMER_BATCH_BYTES: usize = 4 * 1024 * 1024;
+
+/// Entries after which a consumer tells the bus of its cursor (and whenever it has caught up).
+pub const CONSUMER_TELL_ENTRIES: u64 = 5000;
+
+/// Times that a single entry is tried before it becomes a dead letter.
+pub const CONSUMER_ATTEMPTS: u32 = 3;
+
+/// First pause of a consumer after a transient failure; doubles up to [`CONSUMER_RETRY_MAX`].
+pub const CONSUMER_RETRY: Duration = Duration::from_millis(50);
+
+/// Longest pause of a consumer after transient failures.
+pub const CONSUMER_RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// Time after which an idle consumer looks again and tells that it is alive.
+pub const CONSUMER_IDLE: Duration = Duration::from_secs(5);

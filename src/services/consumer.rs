@@ -1,0 +1,155 @@
+//! Runs a [`Consume`]r: reads the local bus from its cursor and writes effect and cursor in one transaction, so an entry
+//! takes effect once, whoever leads. The bus is told of the cursor afterwards, only so that it can trim.
+//!
+//! A transient failure (database, bus) is tried again for ever. Any other is narrowed down to the entry that causes it,
+//! by halves; that one is kept as a dead letter after [`limits::CONSUMER_ATTEMPTS`], and the rest goes on.
+
+use std::time::Duration;
+
+use super::driver::{chain, now, report};
+use super::status::Board;
+use super::{Consume, Lead, ServiceError};
+use crate::bus::{BusError, Entry, Position, ReadLimit, Start};
+use crate::limits;
+use crate::store::dead_letters::{self, DeadLetter};
+use crate::store::{StoreError, cursors};
+use crate::telemetry::metrics;
+
+/// Runs until dropped.
+pub async fn run(lead: &Lead, service: &dyn Consume, board: &Board) {
+    let name = service.name();
+    board.started(name, limits::SERVICE_PATIENCE, lead.app.now());
+    let mut pause = limits::CONSUMER_RETRY;
+    loop {
+        let started = now();
+        let error = match consume(lead, service, board, &mut pause).await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        };
+        if !matches!(error, ServiceError::Store(StoreError::Fenced { .. })) {
+            report(lead, name, started, board, &Err(chain(&error)));
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(limits::CONSUMER_RETRY_MAX);
+    }
+}
+
+/// Consumes until something fails.
+async fn consume(lead: &Lead, service: &dyn Consume, board: &Board, pause: &mut Duration) -> Result<std::convert::Infallible, ServiceError> {
+    let (app, topic, group) = (&lead.app, service.topic(), service.name());
+    let stream = format!("{}/{topic}", lead.cluster_id);
+    let mut told = app.bus().ensure_group(topic.clone(), group, Start::First).await?;
+    let mut position = cursors::read(&mut app.read("consumer.cursor").await?, group, &stream).await?;
+    let limit = ReadLimit { entries: service.batch_entries(), bytes: limits::CONSUMER_BATCH_BYTES };
+    loop {
+        let entries = match app.bus().read(&topic, position, limit).await {
+            Ok(entries) => entries,
+            Err(BusError::Trimmed { first }) => {
+                // Only an operator who deleted our cursor, or a group that expired, can bring this about.
+                tracing::error!(group, position, first, "entries of the stream were trimmed before they were consumed");
+                position = skip_to(lead, group, &stream, position, first - 1).await?;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        board.lag(group, app.bus().last(&topic).saturating_sub(position));
+        if entries.is_empty() {
+            if told < position {
+                app.bus().advance_group(topic.clone(), group, position).await?;
+                told = position;
+            }
+            // Idle is well: say so now and then.
+            board.succeeded(group, Duration::ZERO, app.now());
+            // Elapsing is no error: look again, so that an idle consumer keeps telling that it is alive.
+            let _woken = tokio::time::timeout(limits::CONSUMER_IDLE, app.bus().wait_past(&topic, position)).await;
+            continue;
+        }
+        let started = now();
+        position = take(lead, service, &stream, position, &entries).await?;
+        *pause = limits::CONSUMER_RETRY;
+        report(lead, group, started, board, &Ok(entries.len() as u64));
+        if position - told >= limits::CONSUMER_TELL_ENTRIES {
+            app.bus().advance_group(topic.clone(), group, position).await?;
+            told = position;
+        }
+    }
+}
+
+/// Has the effect of `entries`, narrowing down to those that cannot be processed. Gives the new cursor.
+async fn take(lead: &Lead, service: &dyn Consume, stream: &str, mut position: Position, entries: &[Entry]) -> Result<Position, ServiceError> {
+    // A stack of slices, in order: halves instead of recursion.
+    let mut left = vec![entries];
+    while let Some(slice) = left.pop() {
+        match attempt(lead, service, stream, position, slice).await {
+            Ok(to) => position = to,
+            Err(error) if error.is_transient() => return Err(error),
+            Err(_) if slice.len() > 1 => {
+                let (first, second) = slice.split_at(slice.len() / 2);
+                left.push(second);
+                left.push(first);
+            }
+            Err(error) => position = give_up(lead, service, stream, position, &slice[0], error).await?,
+        }
+    }
+    Ok(position)
+}
+
+/// One transaction: effect and cursor.
+async fn attempt(lead: &Lead, service: &dyn Consume, stream: &str, from: Position, entries: &[Entry]) -> Result<Position, ServiceError> {
+    let to = entries.last().map_or(from, |entry| entry.position);
+    let mut tx = lead.begin(service.name()).await?;
+    service.consume(lead, &mut tx, entries).await?;
+    move_cursor(lead, &mut tx, service.name(), stream, from, to).await?;
+    tx.commit().await?;
+    Ok(to)
+}
+
+async fn move_cursor(lead: &Lead, tx: &mut crate::store::Tx, group: &str, stream: &str, from: Position, to: Position) -> Result<(), ServiceError> {
+    if cursors::advance(tx, group, stream, from, to, lead.app.now()).await? {
+        return Ok(());
+    }
+    // Somebody else of this group has been here; begin again from the cursor of the database.
+    Err(BusError::Unknown(format!("the cursor of {group} in {stream} is no longer at {from}")).into())
+}
+
+async fn skip_to(lead: &Lead, group: &str, stream: &str, from: Position, to: Position) -> Result<Position, ServiceError> {
+    let mut tx = lead.begin("consumer.skip").await?;
+    move_cursor(lead, &mut tx, group, stream, from, to).await?;
+    tx.commit().await?;
+    Ok(to)
+}
+
+/// Tries a single entry a few times more, then keeps it as a dead letter and moves on.
+async fn give_up(
+    lead: &Lead,
+    service: &dyn Consume,
+    stream: &str,
+    position: Position,
+    entry: &Entry,
+    mut error: ServiceError,
+) -> Result<Position, ServiceError> {
+    for _ in 1..limits::CONSUMER_ATTEMPTS {
+        match attempt(lead, service, stream, position, std::slice::from_ref(entry)).await {
+            Ok(to) => return Ok(to),
+            Err(again) if again.is_transient() => return Err(again),
+            Err(again) => error = again,
+        }
+    }
+    let group = service.name();
+    let letter = DeadLetter {
+        id: entry.id,
+        stream: stream.to_owned(),
+        group,
+        position: entry.position,
+        payload: entry.payload.to_vec(),
+        error: chain(&error),
+        attempts: limits::CONSUMER_ATTEMPTS,
+    };
+    let mut tx = lead.begin("consumer.dead_letter").await?;
+    dead_letters::insert(&mut tx, &letter, lead.app.now()).await?;
+    move_cursor(lead, &mut tx, group, stream, position, entry.position).await?;
+    tx.commit().await?;
+    metrics::dead_letter(group);
+    tracing::error!(group, message.id = %letter.id, error = letter.error, "an entry could not be processed and is kept as a dead letter");
+    Ok(entry.position)
+}

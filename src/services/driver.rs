@@ -1,0 +1,162 @@
+//! Starts all services when this node becomes their leader and stops them when it no longer is; knows no particular one.
+//!
+//! Before the first of them runs, the node has applied everything that was committed before its election (a read
+//! barrier) and has advanced the fence in the database. On any change all are cancelled *and joined* before anything
+//! else happens. If the start fails the lead is not half-taken: it is tried again while the node leads.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::{BoxFuture, join_all};
+use rand::Rng;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::status::Board;
+use super::{Done, Lead, Service, ServiceError, Tick, consumer};
+use crate::app::App;
+use crate::limits;
+use crate::store::{StoreError, fence};
+use crate::telemetry::metrics;
+
+/// What the driver knows of the group.
+pub struct Leadership {
+    /// This node.
+    pub node_id: u64,
+    /// The group.
+    pub cluster_id: String,
+    /// The epoch in which this node leads the services; `None` while it does not.
+    pub epoch: watch::Receiver<Option<u64>>,
+    /// Resolves once this node has applied everything that was committed before the call.
+    pub barrier: Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>,
+}
+
+/// Runs until the node stops.
+pub async fn run(app: App, mut leadership: Leadership, board: Board) {
+    let stopping = app.tasks().stopping();
+    loop {
+        let epoch = *leadership.epoch.borrow_and_update();
+        metrics::services_leader(epoch);
+        if let Some(epoch) = epoch {
+            let lead = Lead { app: app.clone(), epoch, cluster_id: leadership.cluster_id.clone() };
+            lead_services(&lead, &leadership, &board, &stopping.child_token()).await;
+            board.clear();
+            tracing::info!(epoch, "the services of this node are stopped");
+        }
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            changed = leadership.epoch.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Takes the lead, runs all services until the node no longer leads or stops, and joins them.
+async fn lead_services(lead: &Lead, leadership: &Leadership, board: &Board, stop: &CancellationToken) {
+    let mut watched = leadership.epoch.clone();
+    let epoch = lead.epoch;
+    // An error of the watch means that the group is gone, which ends the lead as well.
+    let ended = async { tokio::select! { _ = watched.wait_for(|current| *current != Some(epoch)) => {}, () = stop.cancelled() => {} } };
+    tokio::pin!(ended);
+    tokio::select! {
+        () = establish_until_done(lead, leadership) => {}
+        () = &mut ended => return,
+    }
+    let services = super::table(&lead.app);
+    let names: Vec<&str> = services.iter().map(Service::name).collect();
+    tracing::info!(epoch, services = names.join(" "), "this node leads the services");
+    let running: Vec<_> = services
+        .into_iter()
+        .map(|service| {
+            let (lead, board, stop) = (lead.clone(), board.clone(), stop.clone());
+            lead.app.tasks().clone().spawn(service.name(), async move {
+                let work = async {
+                    match &service {
+                        Service::Tick(tick) => run_ticks(&lead, tick.as_ref(), &board).await,
+                        Service::Consume(consume) => consumer::run(&lead, consume.as_ref(), &board).await,
+                    }
+                };
+                // Cancelled at its next wait, with its transaction.
+                stop.run_until_cancelled(work).await
+            })
+        })
+        .collect();
+    ended.await;
+    stop.cancel();
+    join_all(running).await;
+}
+
+async fn establish_until_done(lead: &Lead, leadership: &Leadership) {
+    while let Err(error) = establish(lead, leadership).await {
+        tracing::warn!(epoch = lead.epoch, error, "the lead of the services could not be taken yet");
+        tokio::time::sleep(limits::SERVICE_RETRY).await;
+    }
+}
+
+/// Barrier, then fence.
+async fn establish(lead: &Lead, leadership: &Leadership) -> Result<(), String> {
+    (leadership.barrier)().await?;
+    let advance = async {
+        let mut tx = lead.app.begin("services.establish").await?;
+        fence::advance(&mut tx, fence::SERVICES, lead.epoch, leadership.node_id, lead.app.now()).await?;
+        tx.commit().await
+    };
+    advance.await.map_err(|error: StoreError| error.to_string())
+}
+
+async fn run_ticks(lead: &Lead, service: &dyn Tick, board: &Board) {
+    let (name, period) = (service.name(), service.period());
+    let patience = (period * 2).max(limits::SERVICE_PATIENCE);
+    board.started(name, patience, lead.app.now());
+    loop {
+        let pause = match run_tick(lead, service, board).await {
+            Ok(Done { more: true, .. }) => Duration::ZERO,
+            // Up to a tenth of jitter, so that services do not march in step.
+            Ok(_) => period.mul_f64(1.0 + rand::rng().random_range(0.0..0.1)),
+            Err(ServiceError::Store(StoreError::Fenced { held, current })) => {
+                tracing::info!(service = name, held, current, "another node leads the services; this one waits to hear of it");
+                limits::SERVICE_RETRY
+            }
+            Err(_) => period.min(limits::SERVICE_RETRY),
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+async fn run_tick(lead: &Lead, service: &dyn Tick, board: &Board) -> Result<Done, ServiceError> {
+    let (name, started) = (service.name(), now());
+    let result = tokio::time::timeout(limits::SERVICE_TICK, service.tick(lead)).await.unwrap_or(Err(ServiceError::TimedOut(limits::SERVICE_TICK)));
+    report(lead, name, started, board, &result.as_ref().map(|done| done.items).map_err(|error| chain(error)));
+    result
+}
+
+/// Tells the board, the metrics and the log how an attempt went.
+pub(super) fn report(lead: &Lead, name: &'static str, started: Instant, board: &Board, result: &Result<u64, String>) {
+    let (at, elapsed) = (lead.app.now(), started.elapsed());
+    match result {
+        Ok(items) => {
+            board.succeeded(name, elapsed, at);
+            metrics::service_tick_succeeded(name, elapsed, *items, at.timestamp());
+        }
+        Err(error) => {
+            board.failed(name, error.clone(), at);
+            metrics::service_tick_failed(name, elapsed);
+            tracing::warn!(service = name, error, "a service did not do its work; it will be tried again");
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "measures elapsed time only")]
+pub(super) fn now() -> Instant {
+    Instant::now()
+}
+
+/// An error with all its sources, in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        source = inner.source();
+    }
+    text
+}

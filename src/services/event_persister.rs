@@ -1,0 +1,45 @@
+//! Writes the events of the bus to the database, in batches, once each.
+
+use async_trait::async_trait;
+
+use super::{Consume, Lead, ServiceError};
+use crate::bus::{Entry, Topic};
+use crate::limits;
+use crate::model::event::ReceivedEvent;
+use crate::store::{Tx, events};
+
+/// The reference's `EventPersister`.
+pub struct EventPersister;
+
+/// The consumer group, to whose cursor `/events/out` joins its backfill.
+pub const GROUP: &str = "event-persister";
+
+#[async_trait]
+impl Consume for EventPersister {
+    fn name(&self) -> &'static str {
+        GROUP
+    }
+
+    fn topic(&self) -> Topic {
+        Topic::Events
+    }
+
+    fn batch_entries(&self) -> usize {
+        limits::EVENT_PERSISTER_BATCH
+    }
+
+    async fn consume(&self, lead: &Lead, tx: &mut Tx, entries: &[Entry]) -> Result<(), ServiceError> {
+        let events = decode(entries)?;
+        events::insert(tx, &events, lead.app.now()).await?;
+        Ok(())
+    }
+}
+
+/// Reads the events of bus entries.
+///
+/// # Errors
+/// [`ServiceError::Poison`] for one that is no event.
+pub fn decode(entries: &[Entry]) -> Result<Vec<ReceivedEvent>, ServiceError> {
+    let decoded = entries.iter().map(|entry| serde_json::from_slice(&entry.payload));
+    decoded.collect::<Result<_, _>>().map_err(|error| ServiceError::Poison(format!("not an event: {error}")))
+}

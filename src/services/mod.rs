@@ -1,0 +1,143 @@
+//! Background services: what they are, and the table of all of them.
+//!
+//! They run on one node, the services leader, which the group elects; [`driver`] starts and stops them. Each is either a
+//! [`Tick`]: idempotent, without input, looks at the store, does at most N items, or a [`Consume`]r of a bus stream,
+//! whose effect and cursor move in one transaction. Every transaction begins with [`Lead::begin`], which holds the fence
+//! of the epoch: a leader that was paused and wakes up after its successor took over can write nothing.
+
+pub mod consumer;
+pub mod driver;
+pub mod event_persister;
+pub mod outbox_sweeper;
+pub mod status;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::app::{App, OutboxError};
+use crate::bus::{BusError, Entry, Topic};
+use crate::store::{StoreError, Tx, fence};
+
+/// Why a service did not do its work this time. The next tick is the retry.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The bus.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// The outbox.
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
+    /// It took longer than it may.
+    #[error("not done after {0:?}")]
+    TimedOut(Duration),
+    /// The input cannot be processed, now or later.
+    #[error("{0}")]
+    Poison(String),
+}
+
+impl ServiceError {
+    /// True where the same input may succeed later.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_retryable() || matches!(error, StoreError::Fenced { .. }),
+            Self::Bus(_) | Self::Outbox(_) | Self::TimedOut(_) => true,
+            Self::Poison(_) => false,
+        }
+    }
+}
+
+/// The right to act as the services leader in one epoch.
+#[derive(Clone)]
+pub struct Lead {
+    /// Store, bus, clock, settings.
+    pub app: App,
+    /// The log index of the election.
+    pub epoch: u64,
+    /// Names the bus whose positions the cursors hold.
+    pub cluster_id: String,
+}
+
+impl Lead {
+    /// A transaction that commits only in this epoch.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] where another node leads by now.
+    pub async fn begin(&self, name: &'static str) -> Result<Tx, StoreError> {
+        let mut tx = self.app.begin(name).await?;
+        fence::hold(&mut tx, fence::SERVICES, self.epoch).await?;
+        Ok(tx)
+    }
+}
+
+/// What a tick did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Done {
+    /// Items dealt with.
+    pub items: u64,
+    /// True where the limit per tick was reached: the next tick follows at once.
+    pub more: bool,
+}
+
+/// A service that runs by the clock.
+#[async_trait]
+pub trait Tick: Send + Sync + 'static {
+    /// The reference's name, in snake case.
+    fn name(&self) -> &'static str;
+
+    /// From the end of one tick to the next.
+    fn period(&self) -> Duration;
+
+    /// Does at most a bounded number of items.
+    async fn tick(&self, lead: &Lead) -> Result<Done, ServiceError>;
+}
+
+/// A service that reads a stream of the bus.
+#[async_trait]
+pub trait Consume: Send + Sync + 'static {
+    /// The consumer group, and the name of the service.
+    fn name(&self) -> &'static str;
+
+    /// The stream.
+    fn topic(&self) -> Topic;
+
+    /// Entries of one transaction, at most.
+    fn batch_entries(&self) -> usize;
+
+    /// Has the effect of the entries, in the transaction that also moves the cursor. Must bear a repetition.
+    async fn consume(&self, lead: &Lead, tx: &mut Tx, entries: &[Entry]) -> Result<(), ServiceError>;
+}
+
+/// A row of the table of services.
+pub enum Service {
+    /// By the clock.
+    Tick(Box<dyn Tick>),
+    /// By the bus.
+    Consume(Box<dyn Consume>),
+}
+
+impl Service {
+    /// Its name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Tick(tick) => tick.name(),
+            Self::Consume(consume) => consume.name(),
+        }
+    }
+}
+
+/// All services that the settings enable.
+pub fn table(app: &App) -> Vec<Service> {
+    let settings = &app.settings().services;
+    let mut all = Vec::new();
+    if settings.event_persister.enabled {
+        all.push(Service::Consume(Box::new(event_persister::EventPersister)));
+    }
+    if settings.outbox_sweeper.enabled {
+        all.push(Service::Tick(Box::new(outbox_sweeper::OutboxSweeper { period: settings.outbox_sweeper.period })));
+    }
+    all
+}
