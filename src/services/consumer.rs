@@ -35,7 +35,12 @@ pub async fn run(lead: &Lead, service: &dyn Consume, board: &Board) {
 }
 
 /// Consumes until something fails.
-async fn consume(lead: &Lead, service: &dyn Consume, board: &Board, pause: &mut Duration) -> Result<std::convert::Infallible, ServiceError> {
+async fn consume(
+    lead: &Lead,
+    service: &dyn Consume,
+    board: &Board,
+    pause: &mut Duration,
+) -> Result<std::convert::Infallible, ServiceError> {
     let (app, topic, group) = (&lead.app, service.topic(), service.name());
     let stream = format!("{}/{topic}", lead.cluster_id);
     let mut told = app.bus().ensure_group(topic.clone(), group, Start::First).await?;
@@ -76,7 +81,13 @@ async fn consume(lead: &Lead, service: &dyn Consume, board: &Board, pause: &mut 
 }
 
 /// Has the effect of `entries`, narrowing down to those that cannot be processed. Gives the new cursor.
-async fn take(lead: &Lead, service: &dyn Consume, stream: &str, mut position: Position, entries: &[Entry]) -> Result<Position, ServiceError> {
+async fn take(
+    lead: &Lead,
+    service: &dyn Consume,
+    stream: &str,
+    mut position: Position,
+    entries: &[Entry],
+) -> Result<Position, ServiceError> {
     // A stack of slices, in order: halves instead of recursion.
     let mut left = vec![entries];
     while let Some(slice) = left.pop() {
@@ -104,7 +115,14 @@ async fn attempt(lead: &Lead, service: &dyn Consume, stream: &str, from: Positio
     Ok(to)
 }
 
-async fn move_cursor(lead: &Lead, tx: &mut crate::store::Tx, group: &str, stream: &str, from: Position, to: Position) -> Result<(), ServiceError> {
+async fn move_cursor(
+    lead: &Lead,
+    tx: &mut crate::store::Tx,
+    group: &str,
+    stream: &str,
+    from: Position,
+    to: Position,
+) -> Result<(), ServiceError> {
     if cursors::advance(tx, group, stream, from, to, lead.app.now()).await? {
         return Ok(());
     }

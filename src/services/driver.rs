@@ -54,7 +54,9 @@ async fn lead_services(lead: &Lead, leadership: &Leadership, board: &Board, stop
     let mut watched = leadership.epoch.clone();
     let epoch = lead.epoch;
     // An error of the watch means that the group is gone, which ends the lead as well.
-    let ended = async { tokio::select! { _ = watched.wait_for(|current| *current != Some(epoch)) => {}, () = stop.cancelled() => {} } };
+    let ended = async {
+        tokio::select! { _ = watched.wait_for(|current| *current != Some(epoch)) => {}, () = stop.cancelled() => {} }
+    };
     tokio::pin!(ended);
     tokio::select! {
         () = establish_until_done(lead, leadership) => {}
@@ -123,7 +125,8 @@ async fn run_ticks(lead: &Lead, service: &dyn Tick, board: &Board) {
 
 async fn run_tick(lead: &Lead, service: &dyn Tick, board: &Board) -> Result<Done, ServiceError> {
     let (name, started) = (service.name(), now());
-    let result = tokio::time::timeout(limits::SERVICE_TICK, service.tick(lead)).await.unwrap_or(Err(ServiceError::TimedOut(limits::SERVICE_TICK)));
+    let result =
+        tokio::time::timeout(limits::SERVICE_TICK, service.tick(lead)).await.unwrap_or(Err(ServiceError::TimedOut(limits::SERVICE_TICK)));
     report(lead, name, started, board, &result.as_ref().map(|done| done.items).map_err(|error| chain(error)));
     result
 }

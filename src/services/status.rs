@@ -40,8 +40,15 @@ pub struct Board {
 impl Board {
     /// A service was started.
     pub fn started(&self, name: &'static str, patience: Duration, now: Timestamp) {
-        let status =
-            ServiceStatus { name, last_success: None, duration_seconds: 0.0, lag: None, error: None, since: now, patience_seconds: patience.as_secs_f64() };
+        let status = ServiceStatus {
+            name,
+            last_success: None,
+            duration_seconds: 0.0,
+            lag: None,
+            error: None,
+            since: now,
+            patience_seconds: patience.as_secs_f64(),
+        };
         self.services.lock().insert(name, status);
     }
 

@@ -124,7 +124,9 @@ fn postgres_array(column: Column) -> (&'static str, String, Value) {
         Column::Uuid(items) => ("uuid[]", plain(), array(sea_query::ArrayType::Uuid, items, Value::Uuid)),
         Column::Text(items) => ("text[]", plain(), array(sea_query::ArrayType::String, items, Value::String)),
         Column::Enum(kind, items) => ("text[]", format!("{{}}::{kind}"), array(sea_query::ArrayType::String, items, Value::String)),
-        Column::Timestamp(items) => ("timestamptz[]", plain(), array(sea_query::ArrayType::ChronoDateTimeUtc, items, Value::ChronoDateTimeUtc)),
+        Column::Timestamp(items) => {
+            ("timestamptz[]", plain(), array(sea_query::ArrayType::ChronoDateTimeUtc, items, Value::ChronoDateTimeUtc))
+        }
         Column::Json(items) => ("jsonb[]", plain(), array(sea_query::ArrayType::Json, items, |item| Value::Json(item.map(Box::new)))),
         Column::Integer(items) => ("bigint[]", plain(), array(sea_query::ArrayType::BigInt, items, Value::BigInt)),
         Column::Bool(items) => ("boolean[]", plain(), array(sea_query::ArrayType::Bool, items, Value::Bool)),

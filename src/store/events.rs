@@ -41,7 +41,8 @@ pub async fn insert(tx: &mut Tx, events: &[ReceivedEvent], now: Timestamp) -> Re
     let (mut ids, mut occurred, mut resource_ids, mut roles, mut labels) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for event in sorted.iter().filter(|event| new.contains(&event.event.id)) {
         let primary = std::iter::once((&event.event.resource, ""));
-        let related = event.event.related.iter().map(|resource| (resource, resource.get("prefect.resource.role").map_or("", String::as_str)));
+        let related =
+            event.event.related.iter().map(|resource| (resource, resource.get("prefect.resource.role").map_or("", String::as_str)));
         for (resource, role) in primary.chain(related) {
             ids.push(Some(event.event.id));
             occurred.push(Some(event.event.occurred));
