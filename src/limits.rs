@@ -19,6 +19,12 @@ pub const DATABASE_ACQUIRE: Duration = Duration::from_secs(5);
 /// One statement's time on Postgres, as the reference's `command_timeout`.
 pub const DATABASE_STATEMENT: Duration = Duration::from_secs(10);
 
+/// Wait for one database server to accept a connection before a migration tries the next one.
+pub const DATABASE_CONNECT: Duration = Duration::from_secs(10);
+
+/// Wait for another node's migration of the same database; a first one takes a second or two.
+pub const MIGRATION_WAIT: Duration = Duration::from_secs(120);
+
 /// SQLite's wait for the write lock of another process (`busy_timeout`), as the reference.
 pub const SQLITE_BUSY: Duration = Duration::from_secs(60);
 

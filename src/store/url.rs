@@ -6,14 +6,12 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use url::Url;
 
-/// How long a SQLite connection waits for another writer; the reference waits as long.
-const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_mins(1);
+use crate::limits::SQLITE_BUSY;
 
 /// A database address. `Debug` and `Display` show it without password and parameters.
 #[derive(Clone)]
@@ -111,7 +109,7 @@ impl SqliteLocation {
             Self::Memory => SqliteConnectOptions::new().in_memory(true),
             Self::File(path) => SqliteConnectOptions::new().filename(path).journal_mode(SqliteJournalMode::Wal),
         };
-        options.create_if_missing(true).foreign_keys(true).synchronous(SqliteSynchronous::Normal).busy_timeout(SQLITE_BUSY_TIMEOUT)
+        options.create_if_missing(true).foreign_keys(true).synchronous(SqliteSynchronous::Normal).busy_timeout(SQLITE_BUSY)
     }
 }
 

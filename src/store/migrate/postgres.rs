@@ -7,14 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection, Executor, query, query_as, query_scalar, raw_sql};
 
+use tokio::time::timeout;
+
 use super::doctor::{Examined, OrphanSlots};
 use super::{Adoption, Error, Facts, POSTGRES_REVISION, Report, State, Step, Wanted};
+use crate::limits::{DATABASE_CONNECT, MIGRATION_WAIT};
 
 /// Key of the advisory lock: "praetor" in ASCII. One for all migrations in a database.
 const LOCK_KEY: i64 = 0x0070_7261_6574_6f72;
-
-/// How long a node waits for another one's migration, in the form that the server reads.
-const LOCK_TIMEOUT: &str = "120s";
 
 const STEPS: &[Step] = &[Step { number: 1, name: "0001_own_tables", sql: include_str!("postgres/0001_own_tables.sql") }];
 
@@ -29,15 +29,16 @@ pub(super) static WANTED: Wanted = Wanted {
 pub(super) async fn connect(servers: &[PgConnectOptions]) -> Result<PgConnection, sqlx::Error> {
     let mut last = None;
     for server in servers {
-        let options = server.clone().statement_cache_capacity(0);
-        match PgConnection::connect_with(&options).await {
-            Ok(mut connection) => {
-                if servers.len() == 1 || !query_scalar("SELECT pg_is_in_recovery()").fetch_one(&mut connection).await? {
-                    return Ok(connection);
-                }
-                drop(connection.close().await);
-            }
-            Err(error) => last = Some(error),
+        let opening = async {
+            let mut connection = PgConnection::connect_with(&server.clone().statement_cache_capacity(0)).await?;
+            let standby = servers.len() > 1 && query_scalar("SELECT pg_is_in_recovery()").fetch_one(&mut connection).await?;
+            Ok((connection, standby))
+        };
+        match timeout(DATABASE_CONNECT, opening).await {
+            Ok(Ok((connection, false))) => return Ok(connection),
+            Ok(Ok((connection, true))) => drop(connection.close().await),
+            Ok(Err(error)) => last = Some(error),
+            Err(_) => last = Some(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
         }
     }
     Err(last.unwrap_or_else(|| sqlx::Error::Configuration("none of the servers accepts writes".into())))
@@ -150,7 +151,8 @@ async fn adopt(connection: &mut PgConnection) -> Result<Adoption, Error> {
 
 async fn lock(connection: &mut PgConnection) -> Result<(), Error> {
     let failed = Error::at("wait for another node's migration");
-    let settings = format!("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'");
+    let milliseconds = MIGRATION_WAIT.as_millis();
+    let settings = format!("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = {milliseconds}");
     connection.execute(raw_sql(AssertSqlSafe(settings))).await.map_err(&failed)?;
     query("SELECT pg_advisory_xact_lock($1)").bind(LOCK_KEY).execute(connection).await.map_err(&failed)?;
     Ok(())
