@@ -3,6 +3,7 @@
 //! Needs a `prefect` executable of that version and a Postgres server on which databases may be made; `tests/run` sets both up.
 
 mod adopt;
+mod command;
 mod introspect;
 mod reference;
 mod schema;

@@ -1,4 +1,4 @@
-//! The published Prefect as processes, and databases that live as long as a test.
+//! The published Prefect and this build's binary as processes, and databases that live as long as a test.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -125,10 +125,21 @@ impl Drop for Database {
     }
 }
 
-/// `prefect` with a home of its own and no settings from outside.
+/// The published `prefect`.
 fn prefect(database: &Database, home: &TempDir) -> Command {
-    let mut command = Command::new(setting("PRAETOR_TEST_PREFECT"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PREFECT_")) {
+    command(&setting("PRAETOR_TEST_PREFECT"), database, home)
+}
+
+/// The binary of this build.
+pub fn praetor(database: &Database, home: &TempDir) -> Command {
+    command(env!("CARGO_BIN_EXE_praetor"), database, home)
+}
+
+/// A program with a home of its own and no settings from outside.
+fn command(program: &str, database: &Database, home: &TempDir) -> Command {
+    let mut command = Command::new(program);
+    let foreign = |name: &str| name.starts_with("PREFECT_") || name.starts_with("PRAETOR_");
+    for (name, _) in std::env::vars().filter(|(name, _)| foreign(name)) {
         command.env_remove(name);
     }
     command
@@ -152,7 +163,7 @@ pub fn migrate(database: &Database) {
     );
 }
 
-/// A running Python server; killed on drop.
+/// A running server; killed on drop.
 pub struct Server {
     child: Child,
     port: u16,
@@ -161,11 +172,20 @@ pub struct Server {
 
 impl Server {
     /// Starts `prefect server start` on a database and waits until it is healthy.
-    pub async fn start(database: &Database) -> Self {
+    pub async fn python(database: &Database) -> Self {
+        Self::start(database, prefect).await
+    }
+
+    /// Starts `praetor server start`, a group of one, on a database and waits until it is healthy.
+    pub async fn praetor(database: &Database) -> Self {
+        Self::start(database, praetor).await
+    }
+
+    async fn start(database: &Database, program: fn(&Database, &TempDir) -> Command) -> Self {
         let home = tempfile::tempdir().expect("makes a directory");
         let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("finds a port").port();
         let log = std::fs::File::create(home.path().join("server.log")).expect("makes a log");
-        let child = prefect(database, &home)
+        let child = program(database, &home)
             .args(["server", "start", "--no-ui", "--host", "127.0.0.1", "--port", &port.to_string()])
             .stdout(log.try_clone().expect("shares the log"))
             .stderr(log)
@@ -175,7 +195,7 @@ impl Server {
         let deadline = Instant::now() + SERVER_START;
         while server.request("GET", "/api/health", "").is_none_or(|(status, _)| status != 200) {
             let ended = server.child.try_wait().expect("the child can be asked");
-            assert!(ended.is_none() && Instant::now() < deadline, "the Python server did not start:\n{}", server.log());
+            assert!(ended.is_none() && Instant::now() < deadline, "the server did not start:\n{}", server.log());
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         server

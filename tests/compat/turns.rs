@@ -7,7 +7,7 @@ use crate::reference::{self, Database, Server};
 /// Praetor makes the database; the Python server starts on it, writes, and lists what it wrote.
 async fn python_serves(database: Database) {
     migrate::upgrade(&database.url()).await.expect("upgrades");
-    let server = Server::start(&database).await;
+    let server = Server::python(&database).await;
     let (status, body) = server.request("POST", "/api/flows/", r#"{"name": "told-to-python"}"#).expect("answers");
     assert_eq!(status, 201, "{body}");
     let (status, body) = server.request("POST", "/api/flows/filter", "{}").expect("answers");
@@ -48,4 +48,38 @@ async fn python_upgrade_leaves_ours_alone() {
         assert_eq!(before, after);
         assert_eq!(migrate::check(&database.url()).await.expect("checks"), migrate::State::Ready);
     }
+}
+
+/// Python makes the database and fills it; Praetor starts on it and serves what Python wrote.
+async fn praetor_serves(database: Database) {
+    let server = Server::python(&database).await;
+    let (status, body) = server.request("POST", "/api/variables/", r#"{"name": "told_to_python", "value": {"n": 1}}"#).expect("answers");
+    assert_eq!(status, 201, "{body}");
+    drop(server);
+
+    let server = Server::praetor(&database).await;
+    let (status, body) = server.request("GET", "/api/variables/name/told_to_python", "").expect("answers");
+    assert_eq!(status, 200, "{body}");
+    let variable: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!(variable["value"]["n"], 1);
+    let (status, body) = server.request("POST", "/api/variables/", r#"{"name": "told_to_praetor", "value": 2}"#).expect("answers");
+    assert_eq!(status, 201, "{body}");
+    drop(server);
+
+    // And back.
+    let server = Server::python(&database).await;
+    let (status, body) = server.request("GET", "/api/variables/name/told_to_praetor", "").expect("answers");
+    assert_eq!(status, 200, "{body}");
+    let log = server.log();
+    assert!(!log.contains("Traceback"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn praetor_serves_a_postgres_database_of_python() {
+    praetor_serves(Database::postgres().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn praetor_serves_a_sqlite_database_of_python() {
+    praetor_serves(Database::sqlite()).await;
 }
