@@ -45,7 +45,9 @@ pub async fn open(settings: &DatabaseSettings) -> Result<Store, OpenError> {
     }
     if matches!(url.target(), Target::Sqlite(SqliteLocation::Memory)) {
         // Every connection of a pool would see a database of its own.
-        return Err(OpenError::Refused("a SQLite database in memory cannot be served: name a file, as in sqlite:////data/prefect.db".to_owned()));
+        return Err(OpenError::Refused(
+            "a SQLite database in memory cannot be served: name a file, as in sqlite:////data/prefect.db".to_owned(),
+        ));
     }
     prepare(&url, settings).await?;
     let options = StoreOptions {
