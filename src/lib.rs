@@ -22,6 +22,8 @@ pub mod listener;
 pub mod store;
 /// The replicated event bus: a pure state machine with the same doors for every caller.
 pub mod bus;
+/// The group of nodes: Raft, forwarding, the services election; the replicated bus.
+pub mod cluster;
 /// Builders of every emitted event, pure.
 pub mod events;
 /// What handlers and services may touch: store, bus, clock, settings; the transactional outbox.

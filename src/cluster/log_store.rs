@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 use super::convert;
 use super::log_codec::{LogTypes, StoredLogId, StoredPayload, StoredVote};
 use super::types::{Entry, LogId, TypeConfig, Vote};
-use crate::limits;
+use super::limits;
 
 /// Called with what failed, when the log cannot be written any more.
 pub(super) type OnFailure = Arc<dyn Fn(&str, &io::Error) + Send + Sync>;

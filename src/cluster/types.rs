@@ -7,7 +7,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::bus::Reply;
+use crate::bus::command::Reply;
 
 /// Generated from `proto/raft.proto`.
 #[expect(clippy::all, clippy::pedantic, reason = "generated code")]
@@ -28,7 +28,6 @@ openraft::declare_raft_types!(
         R = Applied,
         NodeId = u64,
         Node = PeerNode,
-        Responder<T> = openraft::impls::OneshotResponder<Self, T> where T: openraft::OptionalSend + 'static,
 );
 
 /// An encoded batch of commands: the payload of one log entry.
