@@ -115,9 +115,9 @@ impl ClusterConfig {
             ));
         }
         let (shortest, longest) = self.election;
-        if shortest <= self.heartbeat * 2 || longest <= shortest {
+        if shortest <= self.heartbeat * 2 || longest < shortest {
             return wrong(
-                "the election times must be longer than two heartbeats, and the second longer than the first".into(),
+                "the election times must be longer than two heartbeats, and the second not shorter than the first".into(),
             );
         }
         Ok(())
@@ -236,7 +236,7 @@ mod tests {
         assert!(sentence(|config| config.listen = Some("0.0.0.0:1".parse().expect("an address"))).contains("token"));
         assert!(sentence(|config| drop(config.peers.insert(2, "127.0.0.1:7101".into()))).contains("same address"));
         assert!(sentence(|config| drop(config.peers.insert(2, "nowhere".into()))).contains("host:port"));
-        assert!(sentence(|config| config.election.1 = config.election.0).contains("election"));
+        assert!(sentence(|config| config.election.1 = config.election.0 / 2).contains("election"));
     }
 
     #[test]

@@ -27,6 +27,9 @@ struct Content {
     cluster_id: Option<Uuid>,
     /// How often the node was started.
     starts: u64,
+    /// Its Raft log has, or had, something in it.
+    #[serde(default)]
+    history: bool,
 }
 
 /// This node's identity, kept on disk.
@@ -54,7 +57,7 @@ impl Identity {
                          a new id"
                     )));
                 }
-                Content { format: FORMAT, node_id, cluster_id: None, starts: 0 }
+                Content { format: FORMAT, node_id, cluster_id: None, starts: 0, history: false }
             }
             Err(error) => return Err(storage("reading the data directory")(error)),
         };
@@ -74,6 +77,25 @@ impl Identity {
     /// Grows with each start of the process.
     pub(super) fn starts(&self) -> u64 {
         self.content.read().starts
+    }
+
+    /// Whether this node ever took part in its cluster.
+    pub(super) fn has_history(&self) -> bool {
+        self.content.read().history
+    }
+
+    /// Remembers that this node takes part from now on.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(super) fn begin_history(&self) -> Result<(), ClusterError> {
+        let mut content = self.content.write();
+        if !content.history {
+            let next = Content { history: true, ..content.clone() };
+            write(&self.path, &next).map_err(ClusterError::storage("writing to the data directory"))?;
+            *content = next;
+        }
+        Ok(())
     }
 
     /// Makes this node one of `cluster_id`'s, for ever; again is nothing.

@@ -1,13 +1,320 @@
-//! The group of nodes.
+//! The group of nodes: a Raft group which replicates the bus and elects who leads the background services.
+//!
+//! It promises that what is acknowledged is flushed on a majority; that every node applies the same entries in the same order;
+//! that at most one node is *elected* to lead the services at a time, in epochs that only grow (a node may *believe* to lead a
+//! moment longer: its writes must carry the epoch). openraft is an affair of this module alone.
+//!
+//! ```text
+//!  Bus ──► replicated_bus: gather ──► leader here? ──► proposer: stamp ──► Raft ──► log_store: flush on a majority
+//!                                └──► forward: stream to the leader ──────┘              │
+//!  Bus ◄── applied here ◄────────────────────────────────────── state_machine: BusState ◄┘
+//! ```
+//!
+//! Raft and the listener for the other nodes run on two threads of their own, so that no work of the API delays a heartbeat.
 
+mod compaction;
 mod config;
 mod convert;
+mod core;
+mod election;
+mod forward;
 mod identity;
+mod leadership;
 mod limits;
 mod log_codec;
 mod log_store;
+mod membership;
 mod network;
 mod peers;
+mod proposer;
+mod replicated_bus;
+mod rpc;
 mod snapshots;
 mod state_machine;
+mod status;
 mod types;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::watch;
+
+use self::core::{Contact, Core, Raft};
+pub use config::{ClusterConfig, ClusterError, EXIT_STORAGE_FAILED, OnStorageFailure, Token};
+use identity::Identity;
+pub use leadership::ServicesLeadership;
+use log_store::LogStore;
+use peers::Peers;
+use proposer::Proposer;
+use replicated_bus::{Batcher, Queue, ReplicatedBus};
+use snapshots::Snapshots;
+use state_machine::{Progress, StateMachine};
+pub use status::{ClusterStatus, GroupStatus, NodeStatus, StreamStatus};
+
+use crate::bus::Bus;
+use crate::bus::command::Command;
+use crate::bus::state::BusState;
+use crate::task::Tasks;
+
+/// Threads of Raft's own runtime: one may apply entries while the other answers heartbeats.
+const RAFT_THREADS: usize = 2;
+
+/// This node's place in the group. Dropping it ends the node as a crash would; [`Cluster::shutdown`] leaves in good order.
+pub struct Cluster {
+    core: Arc<Core>,
+    batcher: Batcher,
+    bus: Arc<ReplicatedBus>,
+    services: watch::Receiver<ServicesLeadership>,
+    runtime: Option<Runtime>,
+}
+
+impl Cluster {
+    /// Opens what is on disk and takes part. Returns before the group has a leader; see [`Cluster::ready`].
+    ///
+    /// # Errors
+    /// A configuration that cannot work, a data directory that is not this node's, a disk that fails, an address in use.
+    pub async fn start(config: ClusterConfig) -> Result<Self, ClusterError> {
+        config.validate()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(RAFT_THREADS)
+            .thread_name("raft")
+            .enable_all()
+            .build()
+            .map_err(ClusterError::storage("starting Raft's threads"))?;
+        let (batcher, queue) = Batcher::new();
+        let (leadership, services) = watch::channel(ServicesLeadership::unknown());
+        let starting = runtime.spawn(open(config, batcher.clone(), queue, leadership));
+        match starting.await {
+            Ok(Ok(core)) => {
+                let bus = Arc::new(ReplicatedBus::new(batcher.clone(), core.reader.clone()));
+                Ok(Self { core, batcher, bus, services, runtime: Some(runtime) })
+            }
+            Ok(Err(error)) => {
+                runtime.shutdown_background();
+                Err(error)
+            }
+            Err(error) => {
+                runtime.shutdown_background();
+                Err(ClusterError::Stopped(error.to_string()))
+            }
+        }
+    }
+
+    /// The replicated bus of this node.
+    pub fn bus(&self) -> Arc<dyn Bus> {
+        self.bus.clone()
+    }
+
+    /// Whether this node leads the services, to watch.
+    pub fn services_leadership(&self) -> watch::Receiver<ServicesLeadership> {
+        self.services.clone()
+    }
+
+    /// Waits until this node has applied everything that was committed, anywhere, before this call.
+    ///
+    /// # Errors
+    /// [`ClusterError::Unavailable`] when there is no leader, or no majority, within ten seconds.
+    pub async fn read_barrier(&self) -> Result<(), ClusterError> {
+        self.core.read_barrier(Instant::now() + limits::COMMAND_DEADLINE).await
+    }
+
+    /// Gives up the lead of the services, if this node has it; the Raft leader elects another, or this one again.
+    pub async fn resign_services(&self) {
+        let services = self.core.reader.cluster().borrow().services;
+        if let Some(services) = services.filter(|services| services.node == self.core.node_id()) {
+            let command = Command::ResignServices { node: services.node, epoch: services.epoch };
+            if let Err(error) = self.batcher.submit(command, limits::NODE_AWAY).await {
+                // The others take over when this node is silent.
+                tracing::warn!(%error, "the services' lead could not be given up in time");
+            }
+        }
+    }
+
+    /// Hands the Raft lead to `to`, or to the most complete other voter.
+    ///
+    /// # Errors
+    /// When nobody takes it in time.
+    pub async fn transfer_leader(&self, to: Option<u64>) -> Result<(), ClusterError> {
+        leadership::transfer(&self.core, to).await
+    }
+
+    /// The group as this node sees it.
+    pub fn status(&self) -> ClusterStatus {
+        status::status(&self.core)
+    }
+
+    /// Whether this node can serve.
+    ///
+    /// # Errors
+    /// With the reason why not, for `/readyz`.
+    pub fn ready(&self) -> Result<(), String> {
+        status::ready(&self.core)
+    }
+
+    /// Leaves in good order: gives up the services, brings what is queued to the log, hands over the Raft lead, stops. Every step
+    /// is bounded in time.
+    pub async fn shutdown(mut self) {
+        self.core.draining.store(true, Ordering::Relaxed);
+        self.resign_services().await;
+        self.batcher.close();
+        if tokio::time::timeout(limits::SHUTDOWN_STEP, self.batcher.drained()).await.is_err() {
+            tracing::warn!("what is queued could not be brought to the log in time; its publishers were told nothing");
+        }
+        if self.core.is_leader() && self.core.config.members().len() > 1 {
+            let handed_over = tokio::time::timeout(limits::SHUTDOWN_STEP, leadership::transfer_here(&self.core, None)).await;
+            if !matches!(handed_over, Ok(Ok(()))) {
+                tracing::warn!("the Raft lead could not be handed over in time; the others elect another");
+            }
+        }
+        // The grace is for tasks in the middle of a call to another node.
+        self.core.tasks.shutdown(Duration::from_secs(1)).await;
+        if tokio::time::timeout(limits::SHUTDOWN_STEP, self.core.raft.shutdown()).await.is_err() {
+            tracing::warn!("Raft did not stop in time");
+        }
+        if let Err(error) = self.core.log.flush().await {
+            tracing::warn!(%error, "the log could not be flushed at the end; what was acknowledged is on disk");
+        }
+        if let Some(runtime) = self.runtime.take() {
+            let ended = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(limits::SHUTDOWN_STEP)).await;
+            if ended.is_err() {
+                tracing::warn!("Raft's threads did not end");
+            }
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.batcher.close();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Runs on Raft's runtime, so that openraft's tasks stay there.
+async fn open(
+    config: ClusterConfig,
+    batcher: Batcher,
+    queue: Queue,
+    leadership: watch::Sender<ServicesLeadership>,
+) -> Result<Arc<Core>, ClusterError> {
+    let identity = Arc::new(Identity::open(&config.data_dir, config.node_id)?);
+    let listener = match config.listen {
+        Some(address) => {
+            Some(TcpListener::bind(address).await.map_err(|source| ClusterError::Listen { address, source })?)
+        }
+        None => None,
+    };
+    let log = LogStore::open(&config.data_dir.join("raft"), config.on_storage_failure.clone())
+        .map_err(ClusterError::storage("opening the Raft log"))?;
+    if identity.has_history() && log.is_pristine() {
+        return Err(ClusterError::Refused(format!(
+            "node {} has taken part in cluster {}, and its Raft log is gone: a node that lost its log must come back as a new one, \
+             with an empty data directory and an id that was never used",
+            config.node_id,
+            identity.cluster_id().unwrap_or_default()
+        )));
+    }
+    let snapshots = Arc::new(
+        Snapshots::open(&config.data_dir.join("snapshots")).map_err(ClusterError::storage("opening the snapshots"))?,
+    );
+    let (state, reader) = BusState::open(&config.data_dir.join("bus"), config.bus.clone())?;
+    let progress = Progress::new();
+    let machine = StateMachine::new(state, progress.clone(), snapshots.clone(), config.on_storage_failure.clone());
+    let peers = Peers::new(identity.clone(), config.token.clone());
+    let raft: Raft = openraft::Raft::new(
+        config.node_id,
+        Arc::new(raft_config(&config)?),
+        network::NetworkFactory { peers: peers.clone() },
+        log.clone(),
+        machine,
+    )
+    .await
+    .map_err(|fatal| ClusterError::Stopped(fatal.to_string()))?;
+    let proposer = Proposer::new(raft.clone(), progress.clone(), config.clock.clone());
+    let core = Arc::new(Core {
+        config,
+        identity,
+        peers,
+        raft,
+        log,
+        snapshots,
+        progress,
+        reader,
+        proposer,
+        contact: Contact::new(),
+        tasks: Tasks::new(),
+        draining: AtomicBool::new(false),
+        unfit: parking_lot::Mutex::new(None),
+        probes: parking_lot::Mutex::default(),
+        recovered: AtomicBool::new(false),
+    });
+    let tasks = &core.tasks;
+    debug_assert!(Handle::try_current().is_ok(), "tasks are spawned on Raft's runtime");
+    if let Some(listener) = listener {
+        let stopping = tasks.stopping();
+        let serving = rpc::serve(core.clone(), listener);
+        tasks.spawn("cluster.rpc", async move {
+            tokio::select! {
+                () = serving => {}
+                () = stopping.cancelled() => {}
+            }
+        });
+    }
+    tasks.spawn("cluster.batcher", replicated_bus::run(core.clone(), queue));
+    tasks.spawn("cluster.bootstrap", bootstrap(core.clone()));
+    tasks.spawn("cluster.election", election::run(core.clone(), batcher.clone()));
+    tasks.spawn("cluster.leadership", leadership::watch_services(core.clone(), leadership));
+    tasks.spawn("cluster.compaction", compaction::run(core.clone(), batcher));
+    tasks.spawn("cluster.probe", status::probe(core.clone()));
+    Ok(core)
+}
+
+async fn bootstrap(core: Arc<Core>) {
+    membership::bootstrap(core.clone()).await;
+    if core.unfit.lock().is_some() {
+        return;
+    }
+    if let Err(error) = core.identity.begin_history() {
+        core.set_unfit(error.to_string());
+        return;
+    }
+    let stopping = core.tasks.stopping();
+    tokio::select! {
+        recovered = core.raft.wait_for_recovery(None) => {
+            if recovered.is_ok() {
+                core.recovered.store(true, Ordering::Relaxed);
+            }
+        }
+        () = stopping.cancelled() => {}
+    }
+}
+
+fn raft_config(config: &ClusterConfig) -> Result<openraft::Config, ClusterError> {
+    let shortest = config.election.0.as_millis() as u64;
+    let raft = openraft::Config {
+        cluster_name: "praetor".into(),
+        heartbeat_interval: config.heartbeat.as_millis() as u64,
+        election_timeout_min: shortest,
+        election_timeout_max: (config.election.1.as_millis() as u64).max(shortest + 1),
+        enable_pre_vote: Some(true),
+        // The state is rebuilt from snapshot and log at every start; only a leader elected anew knows what is committed.
+        enable_leader_restore: Some(false),
+        // `compaction` decides when.
+        snapshot_policy: openraft::SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: limits::LOG_KEPT_ENTRIES,
+        // A follower is sent a snapshot when the log it needs is gone, not when it merely lags.
+        replication_lag_threshold: u64::MAX / 2,
+        install_snapshot_timeout: limits::SNAPSHOT_TRANSFER.as_millis() as u64,
+        purge_batch_size: 1024,
+        ..Default::default()
+    };
+    raft.validate().map_err(|error| ClusterError::Config(format!("the times of the group do not fit together: {error}")))
+}
