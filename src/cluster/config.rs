@@ -116,9 +116,7 @@ impl ClusterConfig {
         }
         let (shortest, longest) = self.election;
         if shortest <= self.heartbeat * 2 || longest < shortest {
-            return wrong(
-                "the election times must be longer than two heartbeats, and the second not shorter than the first".into(),
-            );
+            return wrong("the election times must be longer than two heartbeats, and the second not shorter than the first".into());
         }
         Ok(())
     }
@@ -245,11 +243,7 @@ mod tests {
         assert!(token.matches("s3cret") && !token.matches("s3cre") && !token.matches("S3cret"));
         assert!(!format!("{token:?}").contains("s3cret"));
         assert!(Token::new("with space").is_err());
-        let config = ClusterConfig {
-            listen: Some("0.0.0.0:7101".parse().expect("an address")),
-            token: Some(token),
-            ..config()
-        };
+        let config = ClusterConfig { listen: Some("0.0.0.0:7101".parse().expect("an address")), token: Some(token), ..config() };
         config.validate().expect("good");
     }
 }

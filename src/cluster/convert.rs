@@ -8,8 +8,7 @@ use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult
 use openraft::vote::RaftLeaderId as _;
 
 use super::types::{
-    Entry, EntryPayload, LogId, Membership, PeerNode, Proposal, SnapshotMeta, StoredMembership, TypeConfig, Vote,
-    raft_pb as pb,
+    Entry, EntryPayload, LogId, Membership, PeerNode, Proposal, SnapshotMeta, StoredMembership, TypeConfig, Vote, raft_pb as pb,
 };
 
 /// The message lacks what it must have, or has what cannot be.
@@ -43,20 +42,14 @@ pub(super) fn vote_from_wire(vote: &pb::Vote) -> Vote {
 
 pub(super) fn membership_to_wire(membership: &Membership) -> pb::Membership {
     pb::Membership {
-        configs: membership
-            .get_joint_config()
-            .iter()
-            .map(|voters| pb::Voters { node_ids: voters.iter().copied().collect() })
-            .collect(),
+        configs: membership.get_joint_config().iter().map(|voters| pb::Voters { node_ids: voters.iter().copied().collect() }).collect(),
         nodes: membership.nodes().map(|(id, node)| (*id, pb::Node { address: node.address.clone() })).collect(),
     }
 }
 
 pub(super) fn membership_from_wire(membership: pb::Membership) -> Result<Membership, Malformed> {
-    let configs: Vec<BTreeSet<u64>> =
-        membership.configs.into_iter().map(|voters| voters.node_ids.into_iter().collect()).collect();
-    let nodes: BTreeMap<u64, PeerNode> =
-        membership.nodes.into_iter().map(|(id, node)| (id, PeerNode { address: node.address })).collect();
+    let configs: Vec<BTreeSet<u64>> = membership.configs.into_iter().map(|voters| voters.node_ids.into_iter().collect()).collect();
+    let nodes: BTreeMap<u64, PeerNode> = membership.nodes.into_iter().map(|(id, node)| (id, PeerNode { address: node.address })).collect();
     if configs.is_empty() && nodes.is_empty() {
         return Ok(Membership::default());
     }
@@ -64,10 +57,7 @@ pub(super) fn membership_from_wire(membership: pb::Membership) -> Result<Members
 }
 
 pub(super) fn stored_membership_to_wire(stored: &StoredMembership) -> pb::StoredMembership {
-    pb::StoredMembership {
-        log_id: stored.log_id().as_ref().map(log_id_to_wire),
-        membership: Some(membership_to_wire(stored.membership())),
-    }
+    pb::StoredMembership { log_id: stored.log_id().as_ref().map(log_id_to_wire), membership: Some(membership_to_wire(stored.membership())) }
 }
 
 pub(super) fn stored_membership_from_wire(stored: pb::StoredMembership) -> Result<StoredMembership, Malformed> {
@@ -131,9 +121,7 @@ pub(super) fn append_result_to_wire(result: &StreamAppendResult<TypeConfig>) -> 
     use pb::append_reply::{Accepted, Conflict, Outcome};
     let outcome = match result {
         Ok(last) => Outcome::Accepted(Accepted { last: last.as_ref().map(log_id_to_wire) }),
-        Err(StreamAppendError::Conflict(log_id)) => {
-            Outcome::Conflict(Conflict { log_id: Some(log_id_to_wire(log_id)) })
-        }
+        Err(StreamAppendError::Conflict(log_id)) => Outcome::Conflict(Conflict { log_id: Some(log_id_to_wire(log_id)) }),
         Err(StreamAppendError::HigherVote(vote)) => Outcome::HigherVote(vote_to_wire(vote)),
     };
     pb::AppendReply { outcome: Some(outcome) }
@@ -143,9 +131,9 @@ pub(super) fn append_result_from_wire(reply: pb::AppendReply) -> Result<StreamAp
     use pb::append_reply::Outcome;
     Ok(match reply.outcome.ok_or(Malformed("an append's outcome"))? {
         Outcome::Accepted(accepted) => Ok(accepted.last.as_ref().map(log_id_from_wire)),
-        Outcome::Conflict(conflict) => Err(StreamAppendError::Conflict(
-            conflict.log_id.as_ref().map(log_id_from_wire).ok_or(Malformed("a conflict's log id"))?,
-        )),
+        Outcome::Conflict(conflict) => {
+            Err(StreamAppendError::Conflict(conflict.log_id.as_ref().map(log_id_from_wire).ok_or(Malformed("a conflict's log id"))?))
+        }
         Outcome::HigherVote(vote) => Err(StreamAppendError::HigherVote(vote_from_wire(&vote))),
     })
 }
@@ -197,11 +185,9 @@ mod tests {
             BTreeMap::from([1, 2, 3, 4].map(|id| (id, PeerNode { address: format!("host{id}:7100") }))),
         )
         .expect("every voter has an address");
-        for payload in [
-            EntryPayload::Blank,
-            EntryPayload::Normal(Proposal(bytes::Bytes::from_static(b"batch"))),
-            EntryPayload::Membership(membership),
-        ] {
+        for payload in
+            [EntryPayload::Blank, EntryPayload::Normal(Proposal(bytes::Bytes::from_static(b"batch"))), EntryPayload::Membership(membership)]
+        {
             let entry = Entry { log_id: log_id(7, 2, 42), payload };
             assert_eq!(entry_from_wire(entry_to_wire(entry.clone())).expect("complete"), entry);
         }

@@ -76,10 +76,7 @@ impl Core {
     }
 
     /// A client for everything that is not Raft's own.
-    pub(super) fn service(
-        &self,
-        address: &str,
-    ) -> Result<pb::cluster_client::ClusterClient<tonic::transport::Channel>, tonic::Status> {
+    pub(super) fn service(&self, address: &str) -> Result<pb::cluster_client::ClusterClient<tonic::transport::Channel>, tonic::Status> {
         let channel = self.peers.channel(address, Line::Service)?;
         Ok(pb::cluster_client::ClusterClient::new(channel)
             .max_decoding_message_size(limits::PEER_MESSAGE_BYTES)
@@ -103,11 +100,8 @@ impl Core {
     /// # Errors
     /// When this node is not a leader that a majority follows.
     pub(super) async fn read_index(&self) -> Result<u64, ClusterError> {
-        let linearizer = self
-            .raft
-            .get_read_linearizer(ReadPolicy::ReadIndex)
-            .await
-            .map_err(|error| ClusterError::Unavailable(error.to_string()))?;
+        let linearizer =
+            self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await.map_err(|error| ClusterError::Unavailable(error.to_string()))?;
         Ok(linearizer.read_log_id().index())
     }
 
@@ -120,8 +114,7 @@ impl Core {
         loop {
             if let Some(leader) = self.leader() {
                 let attempt = async {
-                    let index =
-                        if leader == self.node_id() { self.read_index().await? } else { self.remote_read_index(leader).await? };
+                    let index = if leader == self.node_id() { self.read_index().await? } else { self.remote_read_index(leader).await? };
                     self.wait_applied(index).await
                 };
                 // An attempt at a leader which is gone must not eat the whole deadline.
@@ -142,8 +135,7 @@ impl Core {
 
     async fn remote_read_index(&self, leader: u64) -> Result<u64, ClusterError> {
         let unavailable = |status: tonic::Status| ClusterError::Unavailable(status.message().to_owned());
-        let address =
-            self.address(leader).ok_or_else(|| ClusterError::Unavailable(format!("the address of node {leader} is unknown")))?;
+        let address = self.address(leader).ok_or_else(|| ClusterError::Unavailable(format!("the address of node {leader} is unknown")))?;
         let request = self.peers.request(leader, pb::ReadIndexRequest {});
         let reply = self.service(&address).map_err(unavailable)?.read_index(request).await.map_err(unavailable)?;
         Ok(reply.into_inner().index)

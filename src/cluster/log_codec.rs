@@ -88,29 +88,19 @@ impl Encode for StoredLogId {
 
 impl Decode for StoredLogId {
     fn decode<R: Read>(mut reader: R) -> io::Result<Self> {
-        Ok(Self {
-            term: u64::decode(&mut reader)?,
-            node_id: u64::decode(&mut reader)?,
-            index: u64::decode(&mut reader)?,
-        })
+        Ok(Self { term: u64::decode(&mut reader)?, node_id: u64::decode(&mut reader)?, index: u64::decode(&mut reader)? })
     }
 }
 
 impl Encode for StoredVote {
     fn encode<W: Write>(&self, mut writer: W) -> io::Result<usize> {
-        Ok(self.term.encode(&mut writer)?
-            + self.node_id.encode(&mut writer)?
-            + u8::from(self.committed).encode(&mut writer)?)
+        Ok(self.term.encode(&mut writer)? + self.node_id.encode(&mut writer)? + u8::from(self.committed).encode(&mut writer)?)
     }
 }
 
 impl Decode for StoredVote {
     fn decode<R: Read>(mut reader: R) -> io::Result<Self> {
-        Ok(Self {
-            term: u64::decode(&mut reader)?,
-            node_id: u64::decode(&mut reader)?,
-            committed: u8::decode(&mut reader)? != 0,
-        })
+        Ok(Self { term: u64::decode(&mut reader)?, node_id: u64::decode(&mut reader)?, committed: u8::decode(&mut reader)? != 0 })
     }
 }
 
@@ -146,8 +136,7 @@ impl Encode for StoredPayload {
             Self::Batch(bytes) => (TAG_BATCH, bytes),
             Self::Membership(bytes) => (TAG_MEMBERSHIP, bytes),
         };
-        let length = u32::try_from(bytes.len())
-            .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "an entry of more than 4 GiB"))?;
+        let length = u32::try_from(bytes.len()).map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "an entry of more than 4 GiB"))?;
         let head = tag.encode(&mut writer)? + length.encode(&mut writer)?;
         writer.write_all(bytes)?;
         Ok(head + bytes.len())

@@ -22,9 +22,9 @@ use raft_log::{Callback, RaftLog};
 use tokio::sync::oneshot;
 
 use super::convert;
+use super::limits;
 use super::log_codec::{LogTypes, StoredLogId, StoredPayload, StoredVote};
 use super::types::{Entry, LogId, TypeConfig, Vote};
-use super::limits;
 
 /// Called with what failed, when the log cannot be written any more.
 pub(super) type OnFailure = Arc<dyn Fn(&str, &io::Error) + Send + Sync>;
@@ -45,9 +45,8 @@ impl LogStore {
     /// When the folder cannot be used, another process holds it, or a record before the tail is damaged.
     pub(super) fn open(folder: &Path, on_failure: OnFailure) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
-        let folder = folder
-            .to_str()
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the data directory's path is not UTF-8"))?;
+        let folder =
+            folder.to_str().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the data directory's path is not UTF-8"))?;
         let mut config = raft_log::Config::new(folder);
         config.wal.flush_batch_wait = Some(limits::RAFT_FLUSH_GATHER);
         config.wal.chunk_max_size = Some(limits::RAFT_LOG_CHUNK_BYTES);
@@ -118,10 +117,7 @@ impl LogStore {
 }
 
 impl RaftLogReader<TypeConfig> for LogStore {
-    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
-        &mut self,
-        range: RB,
-    ) -> io::Result<Vec<Entry>> {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(&mut self, range: RB) -> io::Result<Vec<Entry>> {
         let start = match range.start_bound() {
             Bound::Included(index) => *index,
             Bound::Excluded(index) => index + 1,
@@ -153,10 +149,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
         let log = self.log.read();
         let state = log.log_state();
-        Ok(LogState {
-            last_purged_log_id: state.purged().map(LogId::from),
-            last_log_id: state.last().map(LogId::from),
-        })
+        Ok(LogState { last_purged_log_id: state.purged().map(LogId::from), last_log_id: state.last().map(LogId::from) })
     }
 
     async fn get_log_reader(&mut self) -> Self::LogReader {
@@ -281,10 +274,8 @@ impl StoredPayload {
             Self::Blank => EntryPayload::Blank,
             Self::Batch(bytes) => EntryPayload::Normal(super::types::Proposal(bytes)),
             Self::Membership(bytes) => {
-                let wire = prost::Message::decode(bytes)
-                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-                let membership = convert::membership_from_wire(wire)
-                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+                let wire = prost::Message::decode(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+                let membership = convert::membership_from_wire(wire).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
                 EntryPayload::Membership(membership)
             }
         })

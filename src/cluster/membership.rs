@@ -110,8 +110,7 @@ async fn found(core: &Core, id: Uuid, members: &BTreeMap<u64, String>) -> Step {
     if let Err(error) = core.identity.adopt(id) {
         return Step::Never(error.to_string());
     }
-    let nodes: BTreeMap<u64, PeerNode> =
-        members.iter().map(|(node, address)| (*node, PeerNode { address: address.clone() })).collect();
+    let nodes: BTreeMap<u64, PeerNode> = members.iter().map(|(node, address)| (*node, PeerNode { address: address.clone() })).collect();
     match core.raft.initialize(nodes).await {
         Ok(()) => {
             tracing::info!(node.id = core.node_id(), cluster.id = %id, "cluster {id} was founded with {} nodes", members.len());
@@ -127,8 +126,7 @@ async fn found(core: &Core, id: Uuid, members: &BTreeMap<u64, String>) -> Step {
 }
 
 async fn hello(core: &Core, node: u64, address: &str, members: &BTreeMap<u64, String>) -> Result<pb::HelloReply, String> {
-    let message =
-        pb::HelloRequest { node_id: core.node_id(), peers: members.iter().map(|(id, address)| (*id, address.clone())).collect() };
+    let message = pb::HelloRequest { node_id: core.node_id(), peers: members.iter().map(|(id, address)| (*id, address.clone())).collect() };
     let mut client = core.service(address).map_err(|status| status.message().to_owned())?;
     match tokio::time::timeout(limits::NODE_AWAY, client.hello(core.peers.request(node, message))).await {
         Ok(Ok(reply)) => Ok(reply.into_inner()),
@@ -139,10 +137,8 @@ async fn hello(core: &Core, node: u64, address: &str, members: &BTreeMap<u64, St
 }
 
 async fn adopt(core: &Core, node: u64, address: &str, id: Uuid, members: &BTreeMap<u64, String>) -> Result<(), String> {
-    let message = pb::AdoptRequest {
-        cluster_id: id.to_string(),
-        peers: members.iter().map(|(id, address)| (*id, address.clone())).collect(),
-    };
+    let message =
+        pb::AdoptRequest { cluster_id: id.to_string(), peers: members.iter().map(|(id, address)| (*id, address.clone())).collect() };
     let mut client = core.service(address).map_err(|status| status.message().to_owned())?;
     match tokio::time::timeout(limits::NODE_AWAY, client.adopt(core.peers.request(node, message))).await {
         Ok(result) => result.map(drop).map_err(|status| status.message().to_owned()),

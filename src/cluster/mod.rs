@@ -207,9 +207,7 @@ async fn open(
 ) -> Result<Arc<Core>, ClusterError> {
     let identity = Arc::new(Identity::open(&config.data_dir, config.node_id)?);
     let listener = match config.listen {
-        Some(address) => {
-            Some(TcpListener::bind(address).await.map_err(|source| ClusterError::Listen { address, source })?)
-        }
+        Some(address) => Some(TcpListener::bind(address).await.map_err(|source| ClusterError::Listen { address, source })?),
         None => None,
     };
     let log = LogStore::open(&config.data_dir.join("raft"), config.on_storage_failure.clone())
@@ -222,9 +220,7 @@ async fn open(
             identity.cluster_id().unwrap_or_default()
         )));
     }
-    let snapshots = Arc::new(
-        Snapshots::open(&config.data_dir.join("snapshots")).map_err(ClusterError::storage("opening the snapshots"))?,
-    );
+    let snapshots = Arc::new(Snapshots::open(&config.data_dir.join("snapshots")).map_err(ClusterError::storage("opening the snapshots"))?);
     let (state, reader) = BusState::open(&config.data_dir.join("bus"), config.bus.clone())?;
     let progress = Progress::new();
     let machine = StateMachine::new(state, progress.clone(), snapshots.clone(), config.on_storage_failure.clone());

@@ -16,8 +16,8 @@ use openraft::base::BoxFuture;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
-    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::storage::Snapshot;
 use openraft::{OptionalSend, RPCTypes};
@@ -175,18 +175,11 @@ impl RaftNetworkV2<TypeConfig> for Network {
         &'s mut self,
         input: S,
         option: RPCOption,
-    ) -> BoxFuture<
-        's,
-        Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>, RPCError<TypeConfig>>,
-    >
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>, RPCError<TypeConfig>>>
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
-        if self.heartbeat {
-            stream_append_sequential(self, input, option)
-        } else {
-            Box::pin(self.append_stream(input))
-        }
+        if self.heartbeat { stream_append_sequential(self, input, option) } else { Box::pin(self.append_stream(input)) }
     }
 
     async fn vote(
@@ -224,11 +217,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         let mut client = self.client(Line::Control)?;
         let call = client.transfer_leader(self.peers.request(self.target, wire));
         let reply = self.within(RPCTypes::TransferLeader, option.soft_ttl(), call).await?;
-        if reply.refusal.is_empty() {
-            Ok(Ok(()))
-        } else {
-            Err(RPCError::Network(NetworkError::from_string(reply.refusal)))
-        }
+        if reply.refusal.is_empty() { Ok(Ok(())) } else { Err(RPCError::Network(NetworkError::from_string(reply.refusal))) }
     }
 
     async fn full_snapshot(
@@ -262,9 +251,7 @@ fn snapshot_parts(vote: &Vote, folder: Arc<SnapshotFolder>) -> impl Stream<Item 
     tokio::task::spawn_blocking(move || {
         let send = |part| {
             // Nobody listens any more: the transfer was given up.
-            sender
-                .blocking_send(pb::SnapshotPart { part: Some(part) })
-                .map_err(|_| std::io::Error::from(std::io::ErrorKind::BrokenPipe))
+            sender.blocking_send(pb::SnapshotPart { part: Some(part) }).map_err(|_| std::io::Error::from(std::io::ErrorKind::BrokenPipe))
         };
         let result = (|| {
             send(pb::snapshot_part::Part::Head(head))?;

@@ -161,9 +161,8 @@ mod tests {
         let two = peers(temp.path(), 2, Some(7), None);
         let stranger = peers(temp.path(), 3, Some(8), None);
         let fresh = peers(temp.path(), 4, None, None);
-        let code = |from: &Peers, to: u64, at: &Peers, scope| {
-            at.admit(from.request(to, ()).metadata(), scope).map_err(|status| status.code())
-        };
+        let code =
+            |from: &Peers, to: u64, at: &Peers, scope| at.admit(from.request(to, ()).metadata(), scope).map_err(|status| status.code());
         assert_eq!(code(&one, 2, &two, Scope::Member), Ok(1));
         assert_eq!(code(&one, 3, &two, Scope::Member), Err(tonic::Code::FailedPrecondition), "another node is meant");
         assert_eq!(code(&stranger, 2, &two, Scope::Member), Err(tonic::Code::FailedPrecondition), "another cluster");
@@ -177,11 +176,9 @@ mod tests {
     fn strangers_without_the_token_stay_out() {
         let temp = tempfile::tempdir().expect("a temporary folder");
         let two = peers(temp.path(), 2, Some(7), Some("right"));
-        for (id, token, expected) in [
-            (1, None, Err(tonic::Code::Unauthenticated)),
-            (3, Some("wrong"), Err(tonic::Code::Unauthenticated)),
-            (4, Some("right"), Ok(4)),
-        ] {
+        for (id, token, expected) in
+            [(1, None, Err(tonic::Code::Unauthenticated)), (3, Some("wrong"), Err(tonic::Code::Unauthenticated)), (4, Some("right"), Ok(4))]
+        {
             let caller = peers(temp.path(), id, Some(7), token);
             let result = two.admit(caller.request(2, ()).metadata(), Scope::Member);
             assert_eq!(result.map_err(|status| status.code()), expected);

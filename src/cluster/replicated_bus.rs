@@ -85,8 +85,7 @@ impl Bus for ReplicatedBus {
     }
 
     async fn ensure_group(&self, topic: Topic, group: &str, start: Start) -> Result<Position, BusError> {
-        let command =
-            Command::EnsureGroup { stream: topic, group: group.to_owned(), start, idle_ms_max: Some(GROUP_IDLE_MS_MAX) };
+        let command = Command::EnsureGroup { stream: topic, group: group.to_owned(), start, idle_ms_max: Some(GROUP_IDLE_MS_MAX) };
         match self.batcher.submit(command, limits::COMMAND_DEADLINE).await? {
             Reply::GroupAt(position) => Ok(position),
             other => Err(unexpected(other)),

@@ -213,19 +213,13 @@ async fn receive_snapshot(core: &Core, mut parts: Streaming<raft_pb::SnapshotPar
 impl cluster_pb::cluster_server::Cluster for Service {
     type ForwardStream = BoxStream<'static, Result<cluster_pb::ForwardReply, Status>>;
 
-    async fn forward(
-        &self,
-        request: Request<Streaming<cluster_pb::ForwardRequest>>,
-    ) -> Result<Response<Self::ForwardStream>, Status> {
+    async fn forward(&self, request: Request<Streaming<cluster_pb::ForwardRequest>>) -> Result<Response<Self::ForwardStream>, Status> {
         self.admit(&request, Scope::Member)?;
         let replies = forward::serve(self.core.clone(), self.forwarded.clone(), request.into_inner());
         Ok(Response::new(replies.boxed()))
     }
 
-    async fn read_index(
-        &self,
-        request: Request<cluster_pb::ReadIndexRequest>,
-    ) -> Result<Response<cluster_pb::ReadIndexReply>, Status> {
+    async fn read_index(&self, request: Request<cluster_pb::ReadIndexRequest>) -> Result<Response<cluster_pb::ReadIndexReply>, Status> {
         self.admit(&request, Scope::Member)?;
         let index = self.core.read_index().await.map_err(|error| Status::unavailable(error.to_string()))?;
         Ok(Response::new(cluster_pb::ReadIndexReply { index }))

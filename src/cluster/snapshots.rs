@@ -158,8 +158,7 @@ impl Snapshots {
     fn prune(&self) -> io::Result<()> {
         let mut handed_out = self.handed_out.lock();
         handed_out.retain(|folder| folder.strong_count() > 0);
-        let in_use: HashSet<PathBuf> =
-            handed_out.iter().filter_map(Weak::upgrade).map(|folder| folder.path.clone()).collect();
+        let in_use: HashSet<PathBuf> = handed_out.iter().filter_map(Weak::upgrade).map(|folder| folder.path.clone()).collect();
         let complete = self.complete()?;
         let surplus = complete.len().saturating_sub(SNAPSHOTS_KEPT);
         for path in &complete[..surplus] {
@@ -277,9 +276,11 @@ mod tests {
         let again = Snapshots::open(temp.path()).expect("opened");
         let newest = again.newest().expect("read").expect("there is one");
         assert_eq!(newest.meta().last_log_id.as_ref().map(|id| id.index), Some(1));
-        assert!(fs::read_dir(temp.path()).expect("listed").all(|entry| {
-            !entry.expect("an entry").file_name().to_string_lossy().starts_with(UNFINISHED)
-        }));
+        assert!(
+            fs::read_dir(temp.path())
+                .expect("listed")
+                .all(|entry| { !entry.expect("an entry").file_name().to_string_lossy().starts_with(UNFINISHED) })
+        );
     }
 
     #[test]

@@ -65,20 +65,8 @@ pub(super) struct StateMachine {
 }
 
 impl StateMachine {
-    pub(super) fn new(
-        bus: BusState,
-        progress: Arc<Progress>,
-        snapshots: Arc<Snapshots>,
-        on_failure: OnFailure,
-    ) -> Self {
-        Self {
-            bus: Some(bus),
-            applied: None,
-            membership: StoredMembership::default(),
-            progress,
-            snapshots,
-            on_failure,
-        }
+    pub(super) fn new(bus: BusState, progress: Arc<Progress>, snapshots: Arc<Snapshots>, on_failure: OnFailure) -> Self {
+        Self { bus: Some(bus), applied: None, membership: StoredMembership::default(), progress, snapshots, on_failure }
     }
 
     fn bus(&mut self) -> io::Result<&mut BusState> {
@@ -218,10 +206,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             let files = view.write(&path).map_err(into_io)?;
             let manifest = pb::SnapshotManifest {
                 meta: Some(convert::snapshot_meta_to_wire(&meta, at)),
-                files: files
-                    .into_iter()
-                    .map(|file| pb::SnapshotFile { name: file.name, length: file.bytes })
-                    .collect(),
+                files: files.into_iter().map(|file| pb::SnapshotFile { name: file.name, length: file.bytes }).collect(),
             };
             snapshots.finish(&path, manifest)
         })

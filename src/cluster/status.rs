@@ -118,10 +118,7 @@ pub(super) fn status(core: &Core) -> ClusterStatus {
             role: said.map_or_else(|| "unknown".to_owned(), |said| said.role.clone()),
             up,
             version: said.map(|said| &said.version).or(member.map(|member| &member.version)).cloned().unwrap_or_default(),
-            may_run_services: said
-                .map(|said| said.may_run_services)
-                .or(member.map(|member| member.may_run_services))
-                .unwrap_or_default(),
+            may_run_services: said.map(|said| said.may_run_services).or(member.map(|member| member.may_run_services)).unwrap_or_default(),
             log_index: said.map_or(0, |said| said.log_index),
             applied_index: said.map_or(0, |said| said.applied_index),
         });
