@@ -65,11 +65,10 @@ pub(super) fn stored_membership_from_wire(stored: pb::StoredMembership) -> Resul
     Ok(StoredMembership::new(stored.log_id.as_ref().map(log_id_from_wire), membership))
 }
 
-pub(super) fn snapshot_meta_to_wire(meta: &SnapshotMeta, at: i64) -> pb::SnapshotMeta {
+pub(super) fn snapshot_meta_to_wire(meta: &SnapshotMeta) -> pb::SnapshotMeta {
     pb::SnapshotMeta {
         last: meta.last_log_id.as_ref().map(log_id_to_wire),
         membership: Some(stored_membership_to_wire(&meta.last_membership)),
-        at,
     }
 }
 

@@ -52,7 +52,7 @@ pub(super) async fn run(core: Arc<Core>, batcher: Batcher) {
         } else {
             renewed = None;
             let me = member(&core);
-            if core.leader().is_some() && !current.members.contains(&me) {
+            if core.leader().is_some() && current.members.get(&me.id) != Some(&me) {
                 submit(&batcher, Command::SetMember(me)).await;
             }
         }
@@ -83,7 +83,7 @@ async fn lead(core: &Core, batcher: &Batcher, view: &ClusterView, renewed: &mut 
         return;
     }
     let me = member(core);
-    if !view.members.contains(&me) {
+    if view.members.get(&me.id) != Some(&me) {
         submit(batcher, Command::SetMember(me)).await;
         return;
     }
@@ -118,7 +118,7 @@ fn preferred(core: &Core, view: &ClusterView) -> Option<u64> {
     }
     let may = |id: &u64| is_alive(core, *id);
     let current = view.services.map(|services| services.node).filter(may);
-    current.or_else(|| view.members.iter().filter(|member| member.may_run_services).map(|member| member.id).find(|id| may(id)))
+    current.or_else(|| view.members.values().filter(|member| member.may_run_services).map(|member| member.id).find(|id| may(id)))
 }
 
 /// Whether a node answered this leader's heartbeats within [`limits::NODE_AWAY`].

@@ -45,11 +45,6 @@ impl SnapshotFolder {
         &self.meta
     }
 
-    /// The state machine's time in it, milliseconds since 1970.
-    pub(super) fn at(&self) -> i64 {
-        self.manifest.meta.as_ref().map_or(0, |meta| meta.at)
-    }
-
     /// A snapshot that was just received.
     pub(super) fn staged(path: PathBuf, manifest: pb::SnapshotManifest) -> io::Result<Self> {
         let meta = meta_of(&manifest)?;
@@ -236,7 +231,7 @@ mod tests {
             last_membership: Default::default(),
         };
         pb::SnapshotManifest {
-            meta: Some(convert::snapshot_meta_to_wire(&meta, 5)),
+            meta: Some(convert::snapshot_meta_to_wire(&meta)),
             files: files.iter().map(|(name, length)| pb::SnapshotFile { name: (*name).into(), length: *length }).collect(),
         }
     }
@@ -262,7 +257,6 @@ mod tests {
         assert_eq!(snapshots.complete().expect("listed").len(), 2);
         let newest = snapshots.newest().expect("read").expect("there is one");
         assert_eq!(newest.meta().last_log_id.as_ref().map(|id| id.index), Some(5));
-        assert_eq!(newest.at(), 5);
     }
 
     #[test]

@@ -77,8 +77,8 @@ impl StateMachine {
         let batch = Batch::decode(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         let bus = self.bus()?;
         let replies = bus.apply(index, &batch).map_err(into_io)?;
-        let checksum = bus.checksum();
-        self.progress.at.fetch_max(batch.at_ms, Ordering::Relaxed);
+        let (checksum, at) = (bus.checksum(), bus.now_ms());
+        self.progress.at.store(at, Ordering::Relaxed);
         *self.progress.checksum.lock() = (index, checksum);
         Ok(Applied { replies })
     }
@@ -110,7 +110,7 @@ impl StateMachine {
 
 fn into_io(error: StateError) -> io::Error {
     match error {
-        StateError::Io { what, source } => io::Error::new(source.kind(), format!("{what}: {source}")),
+        StateError::Io { what, path, source } => io::Error::new(source.kind(), format!("could not {what} {path}: {source}")),
         other => io::Error::other(other),
     }
 }
@@ -145,7 +145,6 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         SnapshotBuilder {
             view: Some(view),
             meta: SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() },
-            at: self.progress.at(),
             snapshots: self.snapshots.clone(),
         }
     }
@@ -167,10 +166,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         .and_then(|result| result);
         let bus = self.failed("installing a snapshot", restored)?;
         *self.progress.checksum.lock() = (bus.applied(), bus.checksum());
+        self.progress.at.store(bus.now_ms(), Ordering::Relaxed);
         self.bus = Some(bus);
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
-        self.progress.at.fetch_max(snapshot.at(), Ordering::Relaxed);
         if let Some(applied) = &self.applied {
             self.progress.applied_up_to(applied.index);
         }
@@ -191,7 +190,6 @@ type PeerNode = super::types::PeerNode;
 pub(super) struct SnapshotBuilder {
     view: Option<io::Result<SnapshotHandle>>,
     meta: SnapshotMeta,
-    at: i64,
     snapshots: Arc<Snapshots>,
 }
 
@@ -200,12 +198,12 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot<LeaderId, u64, PeerNode, Self::SnapshotData>> {
         let view = self.view.take().ok_or_else(|| io::Error::other("a snapshot is built once"))??;
-        let (meta, at, snapshots) = (self.meta.clone(), self.at, self.snapshots.clone());
+        let (meta, snapshots) = (self.meta.clone(), self.snapshots.clone());
         let folder = tokio::task::spawn_blocking(move || {
             let path = snapshots.begin()?;
             let files = view.write(&path).map_err(into_io)?;
             let manifest = pb::SnapshotManifest {
-                meta: Some(convert::snapshot_meta_to_wire(&meta, at)),
+                meta: Some(convert::snapshot_meta_to_wire(&meta)),
                 files: files.into_iter().map(|file| pb::SnapshotFile { name: file.name, length: file.bytes }).collect(),
             };
             snapshots.finish(&path, manifest)

@@ -103,7 +103,7 @@ pub(super) fn status(core: &Core) -> ClusterStatus {
     let me = probe_reply(core);
     let mut nodes = Vec::new();
     for (id, node) in metrics.membership_config.nodes() {
-        let member = view.members.iter().find(|member| member.id == *id);
+        let member = view.members.get(id);
         let (said, up) = if *id == core.node_id() {
             (Some(&me), true)
         } else {
