@@ -6,11 +6,17 @@
 pub mod concurrency;
 pub mod event;
 pub mod filter;
+pub mod flow;
+pub mod flow_run;
 pub mod json;
+pub mod labels;
+pub mod log;
 pub mod name;
 pub mod patch;
 pub mod policy;
+pub mod run;
 pub mod state;
+pub mod task_run;
 pub mod variable;
 
 pub use patch::Patch;

@@ -8,6 +8,7 @@
 //! over `&mut Tx`; what differs between the databases is in [`dialect`].
 
 pub mod bulk;
+pub mod current_state;
 pub mod cursors;
 pub mod dead_letters;
 pub mod dialect;
@@ -15,11 +16,14 @@ pub mod error;
 pub mod events;
 pub mod fence;
 pub mod filter;
+pub mod flow_runs;
+pub mod flows;
 pub mod migrate;
 pub mod open;
 pub mod outbox;
 pub mod row;
 pub mod schema;
+pub mod task_runs;
 pub mod url;
 pub mod variables;
 

@@ -1,9 +1,17 @@
 //! Filters as clients send them, one file per filtered entity. `store/filter/` turns them into conditions.
 //!
 //! Every operator is optional; an absent or null one does not restrict. Filter objects with an `operator` join what they
-//! hold by it. Unknown keys are ignored, as the reference does for filters (they are no action bodies) unless noted.
+//! hold by it. Unknown keys are refused, as the reference does.
 
+pub mod deployment;
+pub mod flow;
+pub mod flow_run;
+pub mod log;
+pub mod part;
+pub mod task_run;
 pub mod variable;
+pub mod work_pool;
+pub mod work_queue;
 
 use serde::Deserialize;
 
@@ -17,4 +25,15 @@ pub enum Operator {
     /// One must hold.
     #[serde(rename = "or_")]
     Or,
+}
+
+/// Filters on an entity and on what is related to it, as list bodies hold them side by side.
+#[derive(Debug, Clone, Default)]
+pub struct Filters {
+    pub flows: Option<flow::FlowFilter>,
+    pub flow_runs: Option<flow_run::FlowRunFilter>,
+    pub task_runs: Option<task_run::TaskRunFilter>,
+    pub deployments: Option<deployment::DeploymentFilter>,
+    pub work_pools: Option<work_pool::WorkPoolFilter>,
+    pub work_queues: Option<work_queue::WorkQueueFilter>,
 }

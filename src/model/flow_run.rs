@@ -1,0 +1,308 @@
+//! Flow runs (`prefect/server/schemas/{core,actions,responses,sorting}.py`).
+//!
+//! [`FlowRun`] is the row with its current state and work queue; clients get a [`FlowRunResponse`], which adds the
+//! estimates as of a moment.
+
+use serde::ser::SerializeStruct;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
+
+use crate::clock::Timestamp;
+use crate::id::{BlockDocumentId, DeploymentId, FlowId, FlowRunId, FlowRunInputId, StateId, TaskRunId, WorkPoolId, WorkQueueId};
+use crate::model::json::{self, invalid, write_timestamp};
+use crate::model::labels::{self, Labels};
+use crate::model::policy::FlowRunPolicy;
+use crate::model::run::{self, Moments};
+use crate::model::state::{State, StateCreate, StateType};
+use crate::model::{Patch, name};
+
+/// Who made or changed an object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreatedBy {
+    #[serde(default)]
+    pub id: Option<uuid::Uuid>,
+    /// `DEPLOYMENT`, `SCHEDULE`, `AUTOMATION`, ...
+    #[serde(default, rename = "type")]
+    pub kind: Option<String>,
+    #[serde(default)]
+    pub display_value: Option<String>,
+}
+
+/// A flow run with its current state, and the names that its work queue gives it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FlowRun {
+    pub id: FlowRunId,
+    pub created: Timestamp,
+    pub updated: Timestamp,
+    pub name: String,
+    pub flow_id: FlowId,
+    pub state_id: Option<StateId>,
+    pub deployment_id: Option<DeploymentId>,
+    pub deployment_version: Option<String>,
+    pub work_queue_id: Option<WorkQueueId>,
+    /// The column; [`FlowRunResponse`] prefers the name of the queue behind `work_queue_id`.
+    pub work_queue_name: Option<String>,
+    pub flow_version: Option<String>,
+    pub parameters: Map<String, Value>,
+    pub idempotency_key: Option<String>,
+    pub context: Map<String, Value>,
+    pub empirical_policy: FlowRunPolicy,
+    pub tags: Vec<String>,
+    pub labels: Option<Labels>,
+    pub parent_task_run_id: Option<TaskRunId>,
+    pub state_type: Option<StateType>,
+    pub state_name: Option<String>,
+    pub state_timestamp: Option<Timestamp>,
+    pub run_count: i64,
+    pub expected_start_time: Option<Timestamp>,
+    pub next_scheduled_start_time: Option<Timestamp>,
+    pub start_time: Option<Timestamp>,
+    pub end_time: Option<Timestamp>,
+    /// Seconds in running states that are over.
+    pub total_run_time: f64,
+    pub auto_scheduled: bool,
+    pub infrastructure_document_id: Option<BlockDocumentId>,
+    pub infrastructure_pid: Option<String>,
+    pub created_by: Option<CreatedBy>,
+    pub job_variables: Option<Map<String, Value>>,
+    /// Read only: the current state.
+    pub state: Option<State>,
+    /// Read only: the work queue, where it still exists.
+    pub queue: Option<FlowRunQueue>,
+}
+
+/// What a flow run shows of its work queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlowRunQueue {
+    pub name: String,
+    pub work_pool_id: WorkPoolId,
+    pub work_pool_name: String,
+}
+
+impl FlowRun {
+    /// A run of a flow with a fresh id, a generated name and nothing else.
+    pub fn new(flow_id: FlowId, now: Timestamp) -> Self {
+        Self {
+            id: FlowRunId::fresh(),
+            created: now,
+            updated: now,
+            name: run::generated_name(),
+            flow_id,
+            state_id: None,
+            deployment_id: None,
+            deployment_version: None,
+            work_queue_id: None,
+            work_queue_name: None,
+            flow_version: None,
+            parameters: Map::new(),
+            idempotency_key: None,
+            context: Map::new(),
+            empirical_policy: FlowRunPolicy::new(),
+            tags: Vec::new(),
+            labels: Some(Labels::new()),
+            parent_task_run_id: None,
+            state_type: None,
+            state_name: None,
+            state_timestamp: None,
+            run_count: 0,
+            expected_start_time: None,
+            next_scheduled_start_time: None,
+            start_time: None,
+            end_time: None,
+            total_run_time: 0.0,
+            auto_scheduled: false,
+            infrastructure_document_id: None,
+            infrastructure_pid: None,
+            created_by: None,
+            job_variables: Some(Map::new()),
+            state: None,
+            queue: None,
+        }
+    }
+
+    /// From what run time and lateness are estimated.
+    pub fn moments(&self) -> Moments {
+        Moments {
+            state_type: self.state_type,
+            state_timestamp: self.state_timestamp,
+            start_time: self.start_time,
+            expected_start_time: self.expected_start_time,
+            total_run_time: self.total_run_time,
+        }
+    }
+
+    /// What clients see of it at `now`.
+    pub fn at(self, now: Timestamp) -> FlowRunResponse {
+        FlowRunResponse { run: self, now }
+    }
+}
+
+/// A flow run as clients see it at a moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FlowRunResponse {
+    pub run: FlowRun,
+    pub now: Timestamp,
+}
+
+impl Serialize for FlowRunResponse {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let run = &self.run;
+        let at = |moment: &Option<Timestamp>| moment.as_ref().map(write_timestamp);
+        let empty = Labels::new();
+        let mut out = serializer.serialize_struct("FlowRunResponse", 37)?;
+        out.serialize_field("id", &run.id)?;
+        out.serialize_field("created", &write_timestamp(&run.created))?;
+        out.serialize_field("updated", &write_timestamp(&run.updated))?;
+        out.serialize_field("name", &run.name)?;
+        out.serialize_field("flow_id", &run.flow_id)?;
+        out.serialize_field("state_id", &run.state_id)?;
+        out.serialize_field("deployment_id", &run.deployment_id)?;
+        out.serialize_field("deployment_version", &run.deployment_version)?;
+        out.serialize_field("work_queue_id", &run.work_queue_id)?;
+        out.serialize_field("work_queue_name", &run.queue.as_ref().map(|queue| &queue.name).or(run.work_queue_name.as_ref()))?;
+        out.serialize_field("flow_version", &run.flow_version)?;
+        out.serialize_field("parameters", &run.parameters)?;
+        out.serialize_field("idempotency_key", &run.idempotency_key)?;
+        out.serialize_field("context", &run.context)?;
+        out.serialize_field("empirical_policy", &run.empirical_policy)?;
+        out.serialize_field("tags", &run.tags)?;
+        out.serialize_field("labels", run.labels.as_ref().unwrap_or(&empty))?;
+        out.serialize_field("parent_task_run_id", &run.parent_task_run_id)?;
+        out.serialize_field("state_type", &run.state_type)?;
+        out.serialize_field("state_name", &run.state_name)?;
+        out.serialize_field("run_count", &run.run_count)?;
+        out.serialize_field("expected_start_time", &at(&run.expected_start_time))?;
+        out.serialize_field("next_scheduled_start_time", &at(&run.next_scheduled_start_time))?;
+        out.serialize_field("start_time", &at(&run.start_time))?;
+        out.serialize_field("end_time", &at(&run.end_time))?;
+        out.serialize_field("total_run_time", &run.total_run_time)?;
+        out.serialize_field("estimated_run_time", &run.moments().estimated_run_time(self.now))?;
+        out.serialize_field("estimated_start_time_delta", &run.moments().estimated_start_time_delta(self.now))?;
+        out.serialize_field("auto_scheduled", &run.auto_scheduled)?;
+        out.serialize_field("infrastructure_document_id", &run.infrastructure_document_id)?;
+        out.serialize_field("infrastructure_pid", &run.infrastructure_pid)?;
+        out.serialize_field("created_by", &run.created_by)?;
+        out.serialize_field("work_pool_id", &run.queue.as_ref().map(|queue| queue.work_pool_id))?;
+        out.serialize_field("work_pool_name", &run.queue.as_ref().map(|queue| &queue.work_pool_name))?;
+        out.serialize_field("state", &run.state)?;
+        out.serialize_field("job_variables", &run.job_variables)?;
+        out.end()
+    }
+}
+
+/// Body of `POST /flow_runs/`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FlowRunCreate {
+    #[serde(default)]
+    pub state: Option<StateCreate>,
+    #[serde(default = "run::generated_name", deserialize_with = "run::name_or_generated")]
+    pub name: String,
+    pub flow_id: FlowId,
+    #[serde(default)]
+    pub flow_version: Option<String>,
+    #[serde(default, deserialize_with = "run::sized_parameters")]
+    pub parameters: Map<String, Value>,
+    #[serde(default)]
+    pub context: Map<String, Value>,
+    #[serde(default)]
+    pub parent_task_run_id: Option<TaskRunId>,
+    #[serde(default)]
+    pub infrastructure_document_id: Option<BlockDocumentId>,
+    #[serde(default = "FlowRunPolicy::new")]
+    pub empirical_policy: FlowRunPolicy,
+    #[serde(default)]
+    pub tags: Vec<String>,
+    #[serde(default, deserialize_with = "labels::deserialize")]
+    pub labels: Labels,
+    #[serde(default)]
+    pub idempotency_key: Option<String>,
+    #[serde(default)]
+    pub work_pool_name: Option<String>,
+    #[serde(default)]
+    pub work_queue_name: Option<String>,
+    #[serde(default)]
+    pub job_variables: Option<Map<String, Value>>,
+    /// Deprecated: runs of a deployment are made under `/deployments`.
+    #[serde(default)]
+    pub deployment_id: Option<DeploymentId>,
+}
+
+/// Body of `PATCH /flow_runs/{id}`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FlowRunUpdate {
+    #[serde(deserialize_with = "patched_name")]
+    pub name: Patch<String>,
+    pub flow_version: Patch<String>,
+    #[serde(deserialize_with = "patched_parameters")]
+    pub parameters: Patch<Map<String, Value>>,
+    pub empirical_policy: Patch<FlowRunPolicy>,
+    pub tags: Patch<Vec<String>>,
+    pub infrastructure_pid: Patch<String>,
+    pub job_variables: Patch<Map<String, Value>>,
+}
+
+/// A present but empty or null name is replaced by a generated one.
+pub(crate) fn patched_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Patch<String>, D::Error> {
+    run::name_or_generated(deserializer).map(Patch::Value)
+}
+
+fn patched_parameters<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Patch<Map<String, Value>>, D::Error> {
+    run::sized_parameters(deserializer).map(Patch::Value)
+}
+
+/// Order of a list of flow runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum FlowRunSort {
+    #[default]
+    IdDesc,
+    StartTimeAsc,
+    StartTimeDesc,
+    ExpectedStartTimeAsc,
+    ExpectedStartTimeDesc,
+    NameAsc,
+    NameDesc,
+    NextScheduledStartTimeAsc,
+    EndTimeDesc,
+}
+
+/// A value that was sent to a flow run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FlowRunInput {
+    pub id: FlowRunInputId,
+    #[serde(with = "json::timestamp")]
+    pub created: Timestamp,
+    #[serde(with = "json::timestamp")]
+    pub updated: Timestamp,
+    pub flow_run_id: FlowRunId,
+    pub key: String,
+    pub value: String,
+    pub sender: Option<String>,
+}
+
+/// Reads the key of an input.
+pub fn input_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let key = String::deserialize(deserializer)?;
+    if key.is_empty() || !name::is_lowercase_dashes(&key) {
+        return Err(invalid("value_error", "value must only contain lowercase letters, numbers, and dashes."));
+    }
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn absent_null_and_empty_names_are_generated() {
+        let id = uuid::Uuid::nil();
+        for body in [json!({"flow_id": id}), json!({"flow_id": id, "name": null}), json!({"flow_id": id, "name": ""})] {
+            let create: FlowRunCreate = serde_json::from_value(body).expect("valid");
+            assert_eq!(create.name.split('-').count(), 2, "{}", create.name);
+        }
+        assert!(serde_json::from_value::<FlowRunCreate>(json!({"flow_id": id, "id": id})).is_err());
+    }
+}

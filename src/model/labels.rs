@@ -1,0 +1,58 @@
+//! Key-value labels of flows, runs and deployments: text to text, number or boolean.
+
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
+
+use crate::model::Patch;
+use crate::model::json::invalid;
+
+/// Labels, in the order given.
+pub type Labels = Map<String, Value>;
+
+fn check<E: serde::de::Error>(labels: Option<Labels>) -> Result<Labels, E> {
+    let labels = labels.unwrap_or_default();
+    if labels.values().any(|value| matches!(value, Value::Null | Value::Array(_) | Value::Object(_))) {
+        return Err(invalid("string_type", "Input should be a valid string"));
+    }
+    Ok(labels)
+}
+
+/// `#[serde(default, deserialize_with = "labels::deserialize")]`: null counts as none.
+pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Labels, D::Error> {
+    Option::<Labels>::deserialize(deserializer).and_then(check)
+}
+
+/// As [`deserialize`], for update bodies: null is no labels.
+pub fn deserialize_patch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Patch<Labels>, D::Error> {
+    deserialize(deserializer).map(Patch::Value)
+}
+
+/// `lower | middle | upper`: a later layer wins, and keys keep the place where they first stood.
+pub fn merge(layers: impl IntoIterator<Item = Labels>) -> Labels {
+    let mut merged = Labels::new();
+    for layer in layers {
+        merged.extend(layer);
+    }
+    merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn values_are_scalars_and_null_is_none() {
+        assert_eq!(deserialize(json!({"a": 1, "b": true, "c": "x"})).expect("scalars").len(), 3);
+        assert_eq!(deserialize(json!(null)).expect("null"), Labels::new());
+        assert!(deserialize(json!({"a": null})).is_err());
+        assert!(deserialize(json!({"a": {}})).is_err());
+    }
+
+    #[test]
+    fn later_layers_win_and_order_stays() {
+        let layer = |value: Value| value.as_object().cloned().expect("an object");
+        let merged = merge([layer(json!({"a": 1, "b": 1})), layer(json!({"c": 2, "a": 2}))]);
+        assert_eq!(Value::Object(merged).to_string(), r#"{"a":2,"b":1,"c":2}"#);
+    }
+}

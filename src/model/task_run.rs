@@ -1,0 +1,284 @@
+//! Task runs (`prefect/server/schemas/{core,actions,sorting}.py`).
+
+use indexmap::IndexMap;
+use serde::ser::SerializeStruct;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::clock::Timestamp;
+use crate::id::{FlowRunId, StateId, TaskRunId};
+use crate::model::Patch;
+use crate::model::json::{self, invalid, write_timestamp};
+use crate::model::labels::{self, Labels};
+use crate::model::policy::TaskRunPolicy;
+use crate::model::run::{self, Moments};
+use crate::model::state::{State, StateCreate, StateType};
+
+/// Characters of a cache key at most (`PREFECT_API_TASK_CACHE_KEY_MAX_LENGTH`).
+pub const CACHE_KEY_CHARACTERS: usize = 2000;
+
+/// Where an input of a task run comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[serde(tag = "input_type", rename_all = "snake_case")]
+pub enum RunInput {
+    TaskRun {
+        id: TaskRunId,
+    },
+    FlowRun {
+        id: FlowRunId,
+    },
+    Parameter {
+        name: String,
+    },
+    Constant {
+        #[serde(rename = "type")]
+        kind: String,
+    },
+}
+
+impl<'de> Deserialize<'de> for RunInput {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        /// Any of the forms; without a type, the first that fits.
+        #[derive(Deserialize)]
+        struct Given {
+            input_type: Option<String>,
+            id: Option<uuid::Uuid>,
+            name: Option<String>,
+            #[serde(rename = "type")]
+            kind: Option<String>,
+        }
+        let given = Given::deserialize(deserializer)?;
+        let wanted = |kind: &str| given.input_type.as_deref().is_none_or(|given| given == kind);
+        match given {
+            Given { id: Some(id), .. } if wanted("task_run") => Ok(Self::TaskRun { id: id.into() }),
+            Given { id: Some(id), .. } if wanted("flow_run") => Ok(Self::FlowRun { id: id.into() }),
+            Given { name: Some(name), .. } if given.input_type.as_deref().is_none_or(|kind| kind == "parameter") => {
+                Ok(Self::Parameter { name })
+            }
+            Given { kind: Some(kind), .. } if given.input_type.as_deref().is_none_or(|kind| kind == "constant") => {
+                Ok(Self::Constant { kind })
+            }
+            _ => Err(invalid("literal_error", "Input should be 'task_run', 'flow_run', 'parameter' or 'constant'")),
+        }
+    }
+}
+
+/// Sources of the inputs of a task run, by parameter.
+pub type TaskInputs = IndexMap<String, Vec<RunInput>>;
+
+/// A task run with its current state.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskRun {
+    pub id: TaskRunId,
+    pub created: Timestamp,
+    pub updated: Timestamp,
+    pub name: String,
+    pub flow_run_id: Option<FlowRunId>,
+    pub task_key: String,
+    pub dynamic_key: String,
+    pub cache_key: Option<String>,
+    pub cache_expiration: Option<Timestamp>,
+    pub task_version: Option<String>,
+    pub empirical_policy: TaskRunPolicy,
+    pub tags: Vec<String>,
+    pub labels: Option<Labels>,
+    pub state_id: Option<StateId>,
+    pub task_inputs: TaskInputs,
+    pub state_type: Option<StateType>,
+    pub state_name: Option<String>,
+    pub state_timestamp: Option<Timestamp>,
+    pub run_count: i64,
+    /// Which retry of the flow run this task run belongs to.
+    pub flow_run_run_count: i64,
+    pub expected_start_time: Option<Timestamp>,
+    pub next_scheduled_start_time: Option<Timestamp>,
+    pub start_time: Option<Timestamp>,
+    pub end_time: Option<Timestamp>,
+    /// Seconds in running states that are over.
+    pub total_run_time: f64,
+    /// Read only: the current state.
+    pub state: Option<State>,
+}
+
+impl TaskRun {
+    /// A task run with a fresh id, a generated name and nothing else.
+    pub fn new(flow_run_id: Option<FlowRunId>, task_key: impl Into<String>, dynamic_key: impl Into<String>, now: Timestamp) -> Self {
+        Self {
+            id: TaskRunId::fresh(),
+            created: now,
+            updated: now,
+            name: run::generated_name(),
+            flow_run_id,
+            task_key: task_key.into(),
+            dynamic_key: dynamic_key.into(),
+            cache_key: None,
+            cache_expiration: None,
+            task_version: None,
+            empirical_policy: TaskRunPolicy::default(),
+            tags: Vec::new(),
+            labels: Some(Labels::new()),
+            state_id: None,
+            task_inputs: TaskInputs::new(),
+            state_type: None,
+            state_name: None,
+            state_timestamp: None,
+            run_count: 0,
+            flow_run_run_count: 0,
+            expected_start_time: None,
+            next_scheduled_start_time: None,
+            start_time: None,
+            end_time: None,
+            total_run_time: 0.0,
+            state: None,
+        }
+    }
+
+    /// From what run time and lateness are estimated.
+    pub fn moments(&self) -> Moments {
+        Moments {
+            state_type: self.state_type,
+            state_timestamp: self.state_timestamp,
+            start_time: self.start_time,
+            expected_start_time: self.expected_start_time,
+            total_run_time: self.total_run_time,
+        }
+    }
+
+    /// What clients see of it at `now`.
+    pub fn at(self, now: Timestamp) -> TaskRunResponse {
+        TaskRunResponse { run: self, now, flow_run_name: None }
+    }
+}
+
+/// A task run as clients see it at a moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskRunResponse {
+    pub run: TaskRun,
+    pub now: Timestamp,
+    /// Where set, written as an additional field: what the UI reads.
+    pub flow_run_name: Option<Option<String>>,
+}
+
+impl Serialize for TaskRunResponse {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let run = &self.run;
+        let at = |moment: &Option<Timestamp>| moment.as_ref().map(write_timestamp);
+        let mut out = serializer.serialize_struct("TaskRun", 27 + usize::from(self.flow_run_name.is_some()))?;
+        out.serialize_field("id", &run.id)?;
+        out.serialize_field("created", &write_timestamp(&run.created))?;
+        out.serialize_field("updated", &write_timestamp(&run.updated))?;
+        out.serialize_field("name", &run.name)?;
+        out.serialize_field("flow_run_id", &run.flow_run_id)?;
+        out.serialize_field("task_key", &run.task_key)?;
+        out.serialize_field("dynamic_key", &run.dynamic_key)?;
+        out.serialize_field("cache_key", &run.cache_key)?;
+        out.serialize_field("cache_expiration", &at(&run.cache_expiration))?;
+        out.serialize_field("task_version", &run.task_version)?;
+        out.serialize_field("empirical_policy", &run.empirical_policy)?;
+        out.serialize_field("tags", &run.tags)?;
+        out.serialize_field("labels", &run.labels)?;
+        out.serialize_field("state_id", &run.state_id)?;
+        out.serialize_field("task_inputs", &run.task_inputs)?;
+        out.serialize_field("state_type", &run.state_type)?;
+        out.serialize_field("state_name", &run.state_name)?;
+        out.serialize_field("run_count", &run.run_count)?;
+        out.serialize_field("flow_run_run_count", &run.flow_run_run_count)?;
+        out.serialize_field("expected_start_time", &at(&run.expected_start_time))?;
+        out.serialize_field("next_scheduled_start_time", &at(&run.next_scheduled_start_time))?;
+        out.serialize_field("start_time", &at(&run.start_time))?;
+        out.serialize_field("end_time", &at(&run.end_time))?;
+        out.serialize_field("total_run_time", &run.total_run_time)?;
+        out.serialize_field("estimated_run_time", &run.moments().estimated_run_time(self.now))?;
+        out.serialize_field("estimated_start_time_delta", &run.moments().estimated_start_time_delta(self.now))?;
+        out.serialize_field("state", &run.state)?;
+        if let Some(name) = &self.flow_run_name {
+            out.serialize_field("flow_run_name", name)?;
+        }
+        out.end()
+    }
+}
+
+/// Body of `POST /task_runs/`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskRunCreate {
+    #[serde(default)]
+    pub id: Option<TaskRunId>,
+    #[serde(default)]
+    pub state: Option<StateCreate>,
+    #[serde(default = "run::generated_name", deserialize_with = "run::name_or_generated")]
+    pub name: String,
+    #[serde(default)]
+    pub flow_run_id: Option<FlowRunId>,
+    pub task_key: String,
+    pub dynamic_key: String,
+    #[serde(default, deserialize_with = "cache_key")]
+    pub cache_key: Option<String>,
+    #[serde(default, with = "json::optional_timestamp")]
+    pub cache_expiration: Option<Timestamp>,
+    #[serde(default)]
+    pub task_version: Option<String>,
+    #[serde(default)]
+    pub empirical_policy: TaskRunPolicy,
+    #[serde(default)]
+    pub tags: Vec<String>,
+    #[serde(default, deserialize_with = "labels::deserialize")]
+    pub labels: Labels,
+    #[serde(default)]
+    pub task_inputs: TaskInputs,
+}
+
+fn cache_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let key = Option::<String>::deserialize(deserializer)?;
+    if key.as_ref().is_some_and(|key| key.chars().count() > CACHE_KEY_CHARACTERS) {
+        return Err(invalid(
+            "value_error",
+            format_args!("Cache key exceeded maximum allowed length of {CACHE_KEY_CHARACTERS} characters."),
+        ));
+    }
+    Ok(key)
+}
+
+/// Body of `PATCH /task_runs/{id}`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TaskRunUpdate {
+    #[serde(deserialize_with = "crate::model::flow_run::patched_name")]
+    pub name: Patch<String>,
+}
+
+/// Order of a list of task runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum TaskRunSort {
+    #[default]
+    IdDesc,
+    ExpectedStartTimeAsc,
+    ExpectedStartTimeDesc,
+    NameAsc,
+    NameDesc,
+    NextScheduledStartTimeAsc,
+    EndTimeDesc,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn inputs_keep_their_type() {
+        let id = uuid::Uuid::nil();
+        let cases = [
+            (json!({"input_type": "task_run", "id": id}), json!({"input_type": "task_run", "id": id})),
+            (json!({"id": id}), json!({"input_type": "task_run", "id": id})),
+            (json!({"input_type": "flow_run", "id": id}), json!({"input_type": "flow_run", "id": id})),
+            (json!({"name": "x"}), json!({"input_type": "parameter", "name": "x"})),
+            (json!({"input_type": "constant", "type": "int"}), json!({"input_type": "constant", "type": "int"})),
+        ];
+        for (given, written) in cases {
+            let input: RunInput = serde_json::from_value(given).expect("valid");
+            assert_eq!(serde_json::to_string(&input).expect("serializes"), written.to_string());
+        }
+        assert!(serde_json::from_value::<RunInput>(json!({"input_type": "constant", "name": "x"})).is_err());
+    }
+}
