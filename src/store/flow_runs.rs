@@ -61,8 +61,14 @@ fn select() -> SelectStatement {
     select.columns(COLUMNS.map(|column| (t::FlowRun::Table, column))).from(t::FlowRun::Table);
     current_state::join_flow_run(&mut select);
     select
-        .left_join(t::WorkQueue::Table, Expr::col((t::WorkQueue::Table, t::WorkQueue::Id)).equals((t::FlowRun::Table, t::FlowRun::WorkQueueId)))
-        .left_join(t::WorkPool::Table, Expr::col((t::WorkPool::Table, t::WorkPool::Id)).equals((t::WorkQueue::Table, t::WorkQueue::WorkPoolId)))
+        .left_join(
+            t::WorkQueue::Table,
+            Expr::col((t::WorkQueue::Table, t::WorkQueue::Id)).equals((t::FlowRun::Table, t::FlowRun::WorkQueueId)),
+        )
+        .left_join(
+            t::WorkPool::Table,
+            Expr::col((t::WorkPool::Table, t::WorkPool::Id)).equals((t::WorkQueue::Table, t::WorkQueue::WorkPoolId)),
+        )
         .expr_as(Expr::col((t::WorkQueue::Table, t::WorkQueue::Name)), "queue_name")
         .expr_as(Expr::col((t::WorkPool::Table, t::WorkPool::Id)), "pool_id")
         .expr_as(Expr::col((t::WorkPool::Table, t::WorkPool::Name)), "pool_name");

@@ -121,9 +121,11 @@ fn decode(row: &Row) -> Result<TaskRun, StoreError> {
 /// Inserts a task run, all columns as given; false where its flow run has one of the same task key and dynamic key.
 pub async fn insert(tx: &mut Tx, run: &TaskRun) -> Result<bool, StoreError> {
     let mut insert = Query::insert();
-    insert.into_table(t::TaskRun::Table).columns(COLUMNS).values_panic(values(run, tx.dialect())).on_conflict(
-        OnConflict::columns([t::TaskRun::FlowRunId, t::TaskRun::TaskKey, t::TaskRun::DynamicKey]).do_nothing().to_owned(),
-    );
+    insert
+        .into_table(t::TaskRun::Table)
+        .columns(COLUMNS)
+        .values_panic(values(run, tx.dialect()))
+        .on_conflict(OnConflict::columns([t::TaskRun::FlowRunId, t::TaskRun::TaskKey, t::TaskRun::DynamicKey]).do_nothing().to_owned());
     Ok(tx.execute(&insert).await? > 0)
 }
 

@@ -130,11 +130,10 @@ impl LogFilter {
                 level.ge_.is_none_or(|least| i64::from(log.level) >= least) && level.le_.is_none_or(|most| i64::from(log.level) <= most)
             }),
             self.timestamp.as_ref().map(|timestamp| {
-                timestamp.before_.is_none_or(|before| log.timestamp <= before) && timestamp.after_.is_none_or(|after| log.timestamp >= after)
+                timestamp.before_.is_none_or(|before| log.timestamp <= before)
+                    && timestamp.after_.is_none_or(|after| log.timestamp >= after)
             }),
-            self.flow_run_id
-                .as_ref()
-                .map(|id| id.any_.as_ref().is_none_or(|any| log.flow_run_id.is_some_and(|id| any.contains(&id)))),
+            self.flow_run_id.as_ref().map(|id| id.any_.as_ref().is_none_or(|any| log.flow_run_id.is_some_and(|id| any.contains(&id)))),
             self.task_run_id.as_ref().map(|id| {
                 id.any_.as_ref().is_none_or(|any| log.task_run_id.is_some_and(|id| any.contains(&id)))
                     && id.is_null_.is_none_or(|null| log.task_run_id.is_none() == null)

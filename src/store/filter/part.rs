@@ -89,10 +89,7 @@ fn no_tags(column: &Expr, none: bool) -> Expr {
 pub fn tags(part: Option<&Tags>, column: Expr, dialect: Dialect) -> Option<Condition> {
     part.map(|part| {
         let all = part.all_.as_ref().filter(|all| !all.is_empty());
-        given(
-            part.operator,
-            [all.map(|all| dialect.json_has_all(column.clone(), all)), part.is_null_.map(|none| no_tags(&column, none))],
-        )
+        given(part.operator, [all.map(|all| dialect.json_has_all(column.clone(), all)), part.is_null_.map(|none| no_tags(&column, none))])
     })
 }
 

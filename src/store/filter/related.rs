@@ -29,9 +29,7 @@ pub fn flow_runs(filters: &Filters, dialect: Dialect) -> Condition {
     }
     if filters.work_pools.is_some() || filters.work_queues.is_some() {
         let mut queue = Query::select();
-        queue
-            .from(t::WorkQueue::Table)
-            .and_where(run(t::FlowRun::WorkQueueId).equals((t::WorkQueue::Table, t::WorkQueue::Id)));
+        queue.from(t::WorkQueue::Table).and_where(run(t::FlowRun::WorkQueueId).equals((t::WorkQueue::Table, t::WorkQueue::Id)));
         add_queue(&mut queue, filters, dialect);
         all = all.add(exists(&mut queue));
     }
