@@ -97,6 +97,20 @@ async fn reset_drops_all_that_is_ours_and_nothing_else() {
     }
 }
 
+/// `prefect server database downgrade -r base` leaves its empty revision table and, on Postgres, a type.
+#[tokio::test]
+async fn what_a_downgrade_to_nothing_leaves_is_not_in_the_way() {
+    for database in both().await {
+        let mut connection = database.open().await;
+        connection.run("CREATE TABLE alembic_version (version_num varchar(32) NOT NULL)").await;
+        if matches!(database, Database::Postgres { .. }) {
+            connection.run("CREATE TYPE worker_status AS ENUM ('ONLINE', 'OFFLINE')").await;
+        }
+        assert!(migrate::upgrade(&database.url()).await.expect("upgrades").created);
+        assert!(migrate::doctor(&database.url()).await.expect("examines").healthy());
+    }
+}
+
 /// Runs under way, one that ended, and limits whose counters a dead server left wrong.
 fn work_in_progress() -> String {
     let limit = |number: u32, name: &str, taken: u32, decay: f64| {

@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use praetor::store::url::DatabaseUrl;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
@@ -192,12 +192,15 @@ impl Server {
             .spawn()
             .expect("prefect runs");
         let mut server = Self { child, port, home };
-        let deadline = Instant::now() + SERVER_START;
-        while server.request("GET", "/api/health", "").is_none_or(|(status, _)| status != 200) {
-            let ended = server.child.try_wait().expect("the child can be asked");
-            assert!(ended.is_none() && Instant::now() < deadline, "the server did not start:\n{}", server.log());
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        let healthy = async {
+            while server.request("GET", "/api/health", "").is_none_or(|(status, _)| status != 200) {
+                let ended = server.child.try_wait().expect("the child can be asked");
+                assert!(ended.is_none(), "the server ended:\n{}", server.log());
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let started = tokio::time::timeout(SERVER_START, healthy).await;
+        assert!(started.is_ok(), "the server did not become healthy:\n{}", server.log());
         server
     }
 

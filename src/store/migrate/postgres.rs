@@ -106,8 +106,12 @@ async fn build(connection: &mut PgConnection, facts: &Facts, before: State) -> R
     if created {
         let failed = Error::at("create Prefect's tables");
         if facts.revisions.is_some() {
-            // Left behind, without a row, when Python went back to before its first migration.
-            raw_sql("DROP TABLE alembic_version").execute(&mut *connection).await.map_err(&failed)?;
+            // Left behind when Python went back to before its first migration: this table without a row, and types.
+            let mut drops = String::from("DROP TABLE alembic_version;\n");
+            for kind in &WANTED.expected().types {
+                drops.extend(["DROP TYPE IF EXISTS ", kind, ";\n"]);
+            }
+            raw_sql(AssertSqlSafe(drops)).execute(&mut *connection).await.map_err(&failed)?;
         }
         raw_sql(WANTED.baseline).execute(&mut *connection).await.map_err(&failed)?;
         set_revision(connection, POSTGRES_REVISION).await?;
