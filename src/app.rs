@@ -27,6 +27,7 @@ pub struct App {
 struct Inner {
     store: Store,
     bus: Arc<dyn Bus>,
+    cluster_id: String,
     clock: Arc<dyn Clock>,
     settings: Arc<Settings>,
     tasks: Tasks,
@@ -35,10 +36,17 @@ struct Inner {
 
 impl App {
     /// Puts the parts together and starts the publisher of the outbox.
-    pub fn new(store: Store, bus: Arc<dyn Bus>, clock: Arc<dyn Clock>, settings: Arc<Settings>, tasks: Tasks) -> Self {
+    pub fn new(
+        store: Store,
+        bus: Arc<dyn Bus>,
+        cluster_id: String,
+        clock: Arc<dyn Clock>,
+        settings: Arc<Settings>,
+        tasks: Tasks,
+    ) -> Self {
         let (sender, receiver) = mpsc::channel(limits::OUTBOX_QUEUE_TRANSACTIONS);
         let committed = Arc::new(Committed { sender });
-        let app = Self { inner: Arc::new(Inner { store, bus, clock, settings, tasks: tasks.clone(), committed }) };
+        let app = Self { inner: Arc::new(Inner { store, bus, cluster_id, clock, settings, tasks: tasks.clone(), committed }) };
         tasks.spawn_vital("outbox.publisher", publish_committed(app.clone(), receiver, tasks.stopping()));
         app
     }
@@ -51,6 +59,12 @@ impl App {
     /// The replicated bus.
     pub fn bus(&self) -> &Arc<dyn Bus> {
         &self.inner.bus
+    }
+
+    /// The name under which cursors know a stream: with the id of the cluster, since the positions of another one's bus
+    /// mean nothing.
+    pub fn stream_name(&self, topic: &Topic) -> String {
+        format!("{}/{topic}", self.inner.cluster_id)
     }
 
     /// The settings of this process.

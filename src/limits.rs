@@ -96,3 +96,12 @@ pub const CONSUMER_RETRY_MAX: Duration = Duration::from_secs(2);
 
 /// Time after which an idle consumer looks again and tells that it is alive.
 pub const CONSUMER_IDLE: Duration = Duration::from_secs(5);
+
+/// Events that a subscriber's socket reads from the bus at a time.
+pub const SOCKET_TAIL_EVENTS: usize = 256;
+
+/// Time for a subscriber to take one message; a slower one is disconnected.
+pub const SOCKET_SEND: Duration = Duration::from_secs(30);
+
+/// How far the clocks of emitters may be ahead of ours.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(300);

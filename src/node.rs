@@ -144,7 +144,7 @@ async fn start(
     api: Arc<OnceLock<Router>>,
 ) -> anyhow::Result<()> {
     let store = open_database(&settings, &readiness).await?;
-    let app = App::new(store, Arc::new(absent::AbsentBus), Arc::new(SystemClock), Arc::clone(&settings), background.clone());
+    let app = App::new(store, Arc::new(absent::AbsentBus), String::new(), Arc::new(SystemClock), Arc::clone(&settings), background.clone());
     let watched = app.clone();
     let stopping = background.stopping();
     let reports = readiness.clone();

@@ -1,21 +1,26 @@
 //! `/events`
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::routing::post;
-use serde_json::Value;
+use axum::extract::{OriginalUri, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::routing::{get, post};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::api::error::ApiError;
-use crate::api::extract::{Json, from_value};
+use crate::api::extract::{Json, Query, from_value};
 use crate::app::{self, App};
 use crate::bus::{BusError, Topic};
 use crate::config::Settings;
-use crate::model::event::{Event, EventLimits};
+use crate::model::event::{Event, EventLimits, ReceivedEvent};
+use crate::model::filter::event::EventFilter;
+use crate::store::events as store;
 
 /// The routes of this file.
 pub fn router() -> Router<App> {
-    Router::new().route("/events", post(create))
+    Router::new().route("/events", post(create)).route("/events/filter", post(filter)).route("/events/filter/next", get(next))
 }
 
 /// The bounds of an event from the settings.
@@ -75,4 +80,96 @@ fn at_index(mut error: ApiError, index: usize) -> ApiError {
         }
     }
     error
+}
+
+/// Events of one page at most, and by default, as the reference.
+const PAGE_EVENTS: u64 = 50;
+
+/// A page of events.
+#[derive(Serialize)]
+struct EventPage {
+    events: Vec<ReceivedEvent>,
+    total: i64,
+    next_page: Option<String>,
+}
+
+/// Where the next page begins; travels as base64 of JSON.
+#[derive(Serialize, Deserialize)]
+struct PageToken {
+    filter: EventFilter,
+    count: i64,
+    page_size: u64,
+    offset: u64,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct FilterBody {
+    filter: Option<EventFilter>,
+    limit: Option<i64>,
+}
+
+/// List events.
+async fn filter(
+    State(app): State<App>,
+    headers: HeaderMap,
+    OriginalUri(uri): OriginalUri,
+    Json(body): Json<FilterBody>,
+) -> Result<Json<EventPage>, ApiError> {
+    let page_size = match body.limit.unwrap_or(PAGE_EVENTS as i64) {
+        limit if limit < 0 => {
+            return Err(ApiError::invalid("greater_than_equal", &["body", "limit"], "Input should be greater than or equal to 0", json!(limit)));
+        }
+        limit if limit > PAGE_EVENTS as i64 => {
+            return Err(ApiError::invalid("less_than_equal", &["body", "limit"], "Input should be less than or equal to 50", json!(limit)));
+        }
+        limit => limit as u64,
+    };
+    let filter = body.filter.unwrap_or_default().at(app.now());
+    let mut tx = app.read("events.filter").await?;
+    let count = store::count(&mut tx, &filter).await?;
+    page(&mut tx, PageToken { filter, count, page_size, offset: 0 }, &base_url(&headers, &uri)).await
+}
+
+#[derive(Deserialize)]
+struct NextQuery {
+    #[serde(rename = "page-token")]
+    page_token: String,
+}
+
+/// List the next page of events.
+async fn next(
+    State(app): State<App>,
+    headers: HeaderMap,
+    OriginalUri(uri): OriginalUri,
+    Query(query): Query<NextQuery>,
+) -> Result<Json<EventPage>, ApiError> {
+    let token = decode_token(&query.page_token).ok_or_else(|| ApiError::detail(StatusCode::FORBIDDEN, "Forbidden"))?;
+    page(&mut app.read("events.filter_next").await?, token, &base_url(&headers, &uri)).await
+}
+
+/// The token in a link is base64 once more.
+fn decode_token(text: &str) -> Option<PageToken> {
+    let inner = BASE64_STANDARD.decode(text).ok()?;
+    let token: PageToken = serde_json::from_slice(&BASE64_STANDARD.decode(inner).ok()?).ok()?;
+    (token.page_size <= PAGE_EVENTS).then_some(token)
+}
+
+async fn page(tx: &mut crate::store::Tx, mut token: PageToken, base_url: &str) -> Result<Json<EventPage>, ApiError> {
+    let events = store::list(tx, &token.filter, token.page_size, token.offset).await?;
+    let total = token.count;
+    token.offset += token.page_size;
+    let next_page = (token.page_size > 0 && i64::try_from(token.offset).unwrap_or(i64::MAX) < total).then(|| {
+        let inner = BASE64_STANDARD.encode(json!(token).to_string());
+        format!("{base_url}api/events/filter/next?page-token={}", BASE64_STANDARD.encode(inner))
+    });
+    Ok(Json(EventPage { events, total, next_page }))
+}
+
+/// Scheme and host as the client sees them.
+fn base_url(headers: &HeaderMap, uri: &axum::http::Uri) -> String {
+    let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let scheme = text(header::HeaderName::from_static("x-forwarded-proto")).or(uri.scheme_str()).unwrap_or("http");
+    let host = text(header::HOST).or(uri.host()).unwrap_or("localhost");
+    format!("{scheme}://{host}/")
 }

@@ -1,7 +1,7 @@
 //! `limit` and `offset` of list bodies, and the answer of `/paginate` routes.
 
-use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 
 use crate::api::error::ApiError;
 use crate::limits;
@@ -67,14 +67,3 @@ impl<T> Page<T> {
         Self { results, count, limit, pages: count.div_ceil(limit.max(1)), page }
     }
 }
-
-/// For fields whose explicit `null` means the same as absent: `#[serde(default, deserialize_with = "null_is_default")]`.
-///
-/// # Errors
-/// As `T`.
-pub fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
-    Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
-}
-
-/// A body that is any JSON.
-pub type Any = Value;

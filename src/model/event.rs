@@ -8,6 +8,9 @@ use uuid::Uuid;
 use crate::clock::Timestamp;
 use crate::model::json;
 
+/// The consumer group that writes events to the database; `/events/out` joins its backfill to this group's cursor.
+pub const PERSISTER_GROUP: &str = "event-persister";
+
 /// Labels of a resource, in the order given; `prefect.resource.id` is always there, related resources also have
 /// `prefect.resource.role`.
 pub type Resource = IndexMap<String, String>;

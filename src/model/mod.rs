@@ -8,6 +8,7 @@ pub mod event;
 pub mod filter;
 pub mod flow;
 pub mod flow_run;
+pub mod glob;
 pub mod json;
 pub mod labels;
 pub mod log;
@@ -17,6 +18,7 @@ pub mod policy;
 pub mod run;
 pub mod state;
 pub mod task_run;
+pub mod text_search;
 pub mod variable;
 
 pub use patch::Patch;

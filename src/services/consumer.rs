@@ -42,7 +42,7 @@ async fn consume(
     pause: &mut Duration,
 ) -> Result<std::convert::Infallible, ServiceError> {
     let (app, topic, group) = (&lead.app, service.topic(), service.name());
-    let stream = format!("{}/{topic}", lead.cluster_id);
+    let stream = app.stream_name(&topic);
     let mut told = app.bus().ensure_group(topic.clone(), group, Start::First).await?;
     let mut position = cursors::read(&mut app.read("consumer.cursor").await?, group, &stream).await?;
     let limit = ReadLimit { entries: service.batch_entries(), bytes: limits::CONSUMER_BATCH_BYTES };

@@ -22,8 +22,6 @@ use crate::telemetry::metrics;
 pub struct Leadership {
     /// This node.
     pub node_id: u64,
-    /// The group.
-    pub cluster_id: String,
     /// The epoch in which this node leads the services; `None` while it does not.
     pub epoch: watch::Receiver<Option<u64>>,
     /// Resolves once this node has applied everything that was committed before the call.
@@ -37,7 +35,7 @@ pub async fn run(app: App, mut leadership: Leadership, board: Board) {
         let epoch = *leadership.epoch.borrow_and_update();
         metrics::services_leader(epoch);
         if let Some(epoch) = epoch {
-            let lead = Lead { app: app.clone(), epoch, cluster_id: leadership.cluster_id.clone() };
+            let lead = Lead { app: app.clone(), epoch };
             lead_services(&lead, &leadership, &board, &stopping.child_token()).await;
             board.clear();
             tracing::info!(epoch, "the services of this node are stopped");

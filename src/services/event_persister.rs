@@ -5,19 +5,16 @@ use async_trait::async_trait;
 use super::{Consume, Lead, ServiceError};
 use crate::bus::{Entry, Topic};
 use crate::limits;
-use crate::model::event::ReceivedEvent;
+use crate::model::event::{PERSISTER_GROUP, ReceivedEvent};
 use crate::store::{Tx, events};
 
 /// The reference's `EventPersister`.
 pub struct EventPersister;
 
-/// The consumer group, to whose cursor `/events/out` joins its backfill.
-pub const GROUP: &str = "event-persister";
-
 #[async_trait]
 impl Consume for EventPersister {
     fn name(&self) -> &'static str {
-        GROUP
+        PERSISTER_GROUP
     }
 
     fn topic(&self) -> Topic {

@@ -57,8 +57,6 @@ pub struct Lead {
     pub app: App,
     /// The log index of the election.
     pub epoch: u64,
-    /// Names the bus whose positions the cursors hold.
-    pub cluster_id: String,
 }
 
 impl Lead {

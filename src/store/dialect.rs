@@ -122,6 +122,27 @@ impl Dialect {
         }
     }
 
+    /// The text of a label, which is input, of a JSON object column; NULL where missing.
+    pub fn json_label(self, object: impl Into<Expr>, label: &str) -> Expr {
+        let object = object.into();
+        match self {
+            Self::Postgres => Expr::cust_with_exprs("($1 ->> CAST($2 AS text))", [object, Expr::val(label)]),
+            Self::Sqlite => {
+                let path = format!("$.\"{}\"", label.replace('"', "\\\""));
+                Expr::cust_with_exprs("json_extract(?, ?)", [object, Expr::val(path)])
+            }
+        }
+    }
+
+    /// The texts of columns of any type, joined by blanks, in lower case.
+    pub fn lower_concatenated<const N: usize>(self, columns: [Expr; N]) -> Expr {
+        let holes: Vec<String> = match self {
+            Self::Postgres => (1..=N).map(|index| format!("CAST(${index} AS text)")).collect(),
+            Self::Sqlite => (0..N).map(|_| "CAST(? AS text)".to_owned()).collect(),
+        };
+        Expr::cust_with_exprs(format!("lower({})", holes.join(" || ' ' || ")), columns)
+    }
+
     /// Case-insensitive LIKE, with the pattern's `%` and `_` as wildcards (the reference's `ilike`).
     pub fn ilike(self, text: impl Into<Expr>, pattern: String) -> Expr {
         match self {

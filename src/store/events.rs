@@ -2,13 +2,17 @@
 
 use std::collections::HashSet;
 
+use sea_query::{Asterisk, Expr, ExprTrait, Func, Order, Query};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
-use crate::model::event::{ReceivedEvent, Resource};
+use crate::model::event::{Event, ReceivedEvent, Resource};
+use crate::model::filter::event::{EventFilter, EventOrder};
 use crate::store::bulk::{Bulk, Column, Conflict};
-use crate::store::{StoreError, Tx};
+use crate::store::filter::event::condition;
+use crate::store::schema as t;
+use crate::store::{Row, StoreError, Tx};
 
 /// Inserts events with the resources that they involve, in two statements. Events that are there already stay as they
 /// are. Gives the number of new ones.
@@ -76,4 +80,61 @@ fn resource_id(resource: &Resource) -> Value {
 fn without_id_and_role(resource: &Resource) -> Value {
     let labels = resource.iter().filter(|(label, _)| !matches!(label.as_str(), "prefect.resource.id" | "prefect.resource.role"));
     Value::Object(labels.map(|(label, value)| (label.clone(), Value::String(value.clone()))).collect())
+}
+
+const COLUMNS: [t::Events; 9] = [
+    t::Events::Occurred,
+    t::Events::Event,
+    t::Events::Resource,
+    t::Events::Related,
+    t::Events::Payload,
+    t::Events::Id,
+    t::Events::Follows,
+    t::Events::Received,
+    t::Events::ResourceId,
+];
+
+fn decode(row: &Row) -> Result<ReceivedEvent, StoreError> {
+    let event = Event {
+        occurred: row.get("occurred")?,
+        event: row.get("event")?,
+        resource: row.json("resource")?,
+        related: row.json("related")?,
+        payload: row.json("payload")?,
+        id: row.get("id")?,
+        follows: row.get("follows")?,
+    };
+    Ok(ReceivedEvent { event, received: row.get("received")? })
+}
+
+/// Lists events in the filter's order of `occurred`. The filter's range must be filled in.
+pub async fn list(tx: &mut Tx, filter: &EventFilter, limit: u64, offset: u64) -> Result<Vec<ReceivedEvent>, StoreError> {
+    let order = if filter.order == EventOrder::Asc { Order::Asc } else { Order::Desc };
+    let mut select = Query::select();
+    select.columns(COLUMNS.map(|column| (t::Events::Table, column))).from(t::Events::Table).cond_where(condition(filter, tx.dialect()));
+    if is_distinct(filter) {
+        let number = Expr::cust(match filter.order {
+            EventOrder::Asc => "ROW_NUMBER() OVER (PARTITION BY resource_id ORDER BY occurred ASC, id ASC)",
+            EventOrder::Desc => "ROW_NUMBER() OVER (PARTITION BY resource_id ORDER BY occurred DESC, id DESC)",
+        });
+        select.expr_as(number, "number");
+        let numbered = std::mem::take(&mut select);
+        select.columns(COLUMNS).from_subquery(numbered, "numbered").and_where(Expr::col("number").eq(1));
+        select.order_by(t::Events::Occurred, order.clone()).order_by(t::Events::Id, order);
+    } else {
+        select.order_by((t::Events::Table, t::Events::Occurred), order.clone()).order_by((t::Events::Table, t::Events::Id), order);
+    }
+    tx.fetch_all(select.limit(limit).offset(offset)).await?.iter().map(decode).collect()
+}
+
+/// Counts events (or their resources, where the filter asks for distinct ones).
+pub async fn count(tx: &mut Tx, filter: &EventFilter) -> Result<i64, StoreError> {
+    let mut select = Query::select();
+    let counted = if is_distinct(filter) { Func::count_distinct(Expr::col(t::Events::ResourceId)) } else { Func::count(Expr::col(Asterisk)) };
+    select.expr_as(counted, "count").from(t::Events::Table).cond_where(condition(filter, tx.dialect()));
+    tx.fetch_one(&select).await?.get("count")
+}
+
+fn is_distinct(filter: &EventFilter) -> bool {
+    filter.resource.as_ref().is_some_and(|resource| resource.distinct)
 }

@@ -5,6 +5,7 @@
 //! where no auth string is set (clients of old), and refused with 403 otherwise.
 
 pub mod events_in;
+pub mod events_out;
 
 use std::time::Duration;
 

@@ -9,6 +9,7 @@ pub mod flow_run;
 pub mod log;
 pub mod part;
 pub mod task_run;
+pub mod event;
 pub mod variable;
 pub mod work_pool;
 pub mod work_queue;
@@ -36,4 +37,12 @@ pub struct Filters {
     pub deployments: Option<deployment::DeploymentFilter>,
     pub work_pools: Option<work_pool::WorkPoolFilter>,
     pub work_queues: Option<work_queue::WorkQueueFilter>,
+}
+
+/// For fields whose explicit `null` means the same as absent.
+///
+/// # Errors
+/// As `T`.
+pub fn null_is_default<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
+    Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
 }

@@ -8,6 +8,7 @@ pub mod log;
 pub mod part;
 pub mod related;
 pub mod task_run;
+pub mod event;
 pub mod variable;
 pub mod work_pool;
 pub mod work_queue;
