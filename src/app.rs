@@ -36,14 +36,7 @@ struct Inner {
 
 impl App {
     /// Puts the parts together and starts the publisher of the outbox.
-    pub fn new(
-        store: Store,
-        bus: Arc<dyn Bus>,
-        cluster_id: String,
-        clock: Arc<dyn Clock>,
-        settings: Arc<Settings>,
-        tasks: Tasks,
-    ) -> Self {
+    pub fn new(store: Store, bus: Arc<dyn Bus>, cluster_id: String, clock: Arc<dyn Clock>, settings: Arc<Settings>, tasks: Tasks) -> Self {
         let (sender, receiver) = mpsc::channel(limits::OUTBOX_QUEUE_TRANSACTIONS);
         let committed = Arc::new(Committed { sender });
         let app = Self { inner: Arc::new(Inner { store, bus, cluster_id, clock, settings, tasks: tasks.clone(), committed }) };

@@ -118,7 +118,12 @@ async fn filter(
 ) -> Result<Json<EventPage>, ApiError> {
     let page_size = match body.limit.unwrap_or(PAGE_EVENTS as i64) {
         limit if limit < 0 => {
-            return Err(ApiError::invalid("greater_than_equal", &["body", "limit"], "Input should be greater than or equal to 0", json!(limit)));
+            return Err(ApiError::invalid(
+                "greater_than_equal",
+                &["body", "limit"],
+                "Input should be greater than or equal to 0",
+                json!(limit),
+            ));
         }
         limit if limit > PAGE_EVENTS as i64 => {
             return Err(ApiError::invalid("less_than_equal", &["body", "limit"], "Input should be less than or equal to 50", json!(limit)));

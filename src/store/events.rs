@@ -130,7 +130,8 @@ pub async fn list(tx: &mut Tx, filter: &EventFilter, limit: u64, offset: u64) ->
 /// Counts events (or their resources, where the filter asks for distinct ones).
 pub async fn count(tx: &mut Tx, filter: &EventFilter) -> Result<i64, StoreError> {
     let mut select = Query::select();
-    let counted = if is_distinct(filter) { Func::count_distinct(Expr::col(t::Events::ResourceId)) } else { Func::count(Expr::col(Asterisk)) };
+    let counted =
+        if is_distinct(filter) { Func::count_distinct(Expr::col(t::Events::ResourceId)) } else { Func::count(Expr::col(Asterisk)) };
     select.expr_as(counted, "count").from(t::Events::Table).cond_where(condition(filter, tx.dialect()));
     tx.fetch_one(&select).await?.get("count")
 }

@@ -172,7 +172,9 @@ impl EventFilter {
     /// Whether an event fits, its time aside.
     pub fn matches(&self, event: &Event) -> bool {
         self.event.as_ref().is_none_or(|name| name.matches(&event.event))
-            && self.resource.as_ref().is_none_or(|filter| resource_matches(filter.id.as_ref(), filter.id_prefix.as_ref(), filter.labels.as_ref(), &event.resource))
+            && self.resource.as_ref().is_none_or(|filter| {
+                resource_matches(filter.id.as_ref(), filter.id_prefix.as_ref(), filter.labels.as_ref(), &event.resource)
+            })
             && self.related.iter().flatten().all(|filter| filter.matches(event))
             && self.any_resource.iter().flatten().all(|filter| {
                 let fits = |resource| resource_matches(filter.id.as_ref(), filter.id_prefix.as_ref(), filter.labels.as_ref(), resource);
@@ -208,7 +210,8 @@ impl EventRelatedFilter {
                 let (id, role) = (label(resource, "prefect.resource.id"), label(resource, "prefect.resource.role"));
                 restricts(self.id.as_ref()).is_none_or(|ids| ids.iter().any(|one| one == id))
                     && restricts(self.role.as_ref()).is_none_or(|roles| roles.iter().any(|one| one == role))
-                    && restricts(self.resources_in_roles.as_ref()).is_none_or(|pairs| pairs.iter().any(|(one, in_role)| one == id && in_role == role))
+                    && restricts(self.resources_in_roles.as_ref())
+                        .is_none_or(|pairs| pairs.iter().any(|(one, in_role)| one == id && in_role == role))
                     && self.labels.as_ref().is_none_or(|labels| labels.matches(resource))
             })
     }
@@ -218,7 +221,12 @@ fn label<'a>(resource: &'a Resource, name: &str) -> &'a str {
     resource.get(name).map_or("", String::as_str)
 }
 
-fn resource_matches(ids: Option<&Vec<String>>, prefixes: Option<&Vec<String>>, labels: Option<&ResourceSpecification>, resource: &Resource) -> bool {
+fn resource_matches(
+    ids: Option<&Vec<String>>,
+    prefixes: Option<&Vec<String>>,
+    labels: Option<&ResourceSpecification>,
+    resource: &Resource,
+) -> bool {
     let id = label(resource, "prefect.resource.id");
     restricts(ids).is_none_or(|ids| ids.iter().any(|one| one == id))
         && restricts(prefixes).is_none_or(|prefixes| prefixes.iter().any(|prefix| id.starts_with(prefix.as_str())))

@@ -23,7 +23,8 @@ fn given<T>(list: Option<&Vec<T>>) -> Option<&Vec<T>> {
 pub fn condition(filter: &EventFilter, dialect: Dialect) -> Condition {
     let mut all = within(Cond::all(), &filter.occurred, || event(t::Events::Occurred));
     if let Some(name) = &filter.event {
-        let begins = |prefixes: &Vec<String>| prefixes.iter().fold(Cond::any(), |any, prefix| any.add(starts_with(event(t::Events::Event), prefix)));
+        let begins =
+            |prefixes: &Vec<String>| prefixes.iter().fold(Cond::any(), |any, prefix| any.add(starts_with(event(t::Events::Event), prefix)));
         if let Some(prefixes) = given(name.prefix.as_ref()) {
             all = all.add(begins(prefixes));
         }
@@ -135,7 +136,9 @@ fn specification(mut part: Condition, labels: &ResourceSpecification, dialect: D
         part = match label.as_str() {
             // The id and the role have columns of their own.
             "prefect.resource.role" => part.add(resource(t::EventResources::ResourceRole).is_in(patterns)),
-            "prefect.resource.id" => part.add(patterns.iter().fold(Cond::any(), |any, one| any.add(fits(resource(t::EventResources::ResourceId), one)))),
+            "prefect.resource.id" => {
+                part.add(patterns.iter().fold(Cond::any(), |any, one| any.add(fits(resource(t::EventResources::ResourceId), one))))
+            }
             _ if patterns.is_empty() => part.add(Expr::cust("1 = 0")),
             label => {
                 let value = || dialect.json_label(resource(t::EventResources::Resource), label);
