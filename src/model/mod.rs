@@ -16,6 +16,7 @@ pub mod name;
 pub mod patch;
 pub mod policy;
 pub mod run;
+pub mod schedule;
 pub mod state;
 pub mod task_run;
 pub mod text_search;
