@@ -10,6 +10,8 @@ pub mod clock;
 pub mod limits;
 /// What clients see, byte for byte; serde only, no I/O.
 pub mod model;
+/// When schedules are due, and under which key; pure.
+pub mod schedule;
 /// Settings: read once, checked as a whole, then immutable.
 pub mod config;
 /// Logs, metrics, readiness.
