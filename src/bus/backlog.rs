@@ -17,6 +17,7 @@ use super::group::Group;
 use super::reader::Shared;
 use super::rules::{NAME_BYTES_MAX, Rules};
 use super::segment::{Segment, cost};
+use super::spill::Spiller;
 use super::state::StateError;
 use super::stream::Stream;
 use super::{Entry, Message, Position, Published, Start, Topic};
@@ -216,12 +217,13 @@ impl Backlog {
         self.grown.drain(..).for_each(|stream| stream.tell());
     }
 
-    /// Moves the oldest sealed segments to files until the rest fits.
-    pub fn spill(&mut self, hot_bytes_max: u64) -> Result<(), StateError> {
-        while self.shared.hot_bytes.load(Ordering::Relaxed) > hot_bytes_max {
+    /// Sends the oldest sealed segments to their files until the rest fits.
+    pub fn spill(&mut self, spiller: &Spiller, hot_bytes_max: u64) -> Result<(), StateError> {
+        let staying = || self.shared.hot_bytes.load(Ordering::Relaxed).saturating_sub(spiller.queued_bytes());
+        while staying() > hot_bytes_max {
             let Some(oldest) = self.hot.pop_front() else { break };
             if let Some(segment) = oldest.upgrade() {
-                segment.spill()?;
+                spiller.push(segment)?;
             }
         }
         // Those that were trimmed while hot are not worth remembering.

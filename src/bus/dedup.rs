@@ -19,6 +19,9 @@ use super::wire::proto;
 
 const CHUNK_RECORDS: usize = 4_096;
 
+/// The map is in parts, so that none ever grows in one long step.
+const PARTS: usize = 64;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
     high: u64,
@@ -39,9 +42,9 @@ fn key(stream: u32, id: Uuid) -> Key {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Seen {
-    positions: HashMap<Key, Position>,
+    positions: Vec<HashMap<Key, Position>>,
     list: SeenList,
 }
 
@@ -52,12 +55,24 @@ pub(super) struct SeenList {
     open: Vec<Record>,
     /// Records at the front (of the first chunk, or of `open` if there is none) that are gone.
     skip: usize,
+    len: usize,
+}
+
+impl Default for Seen {
+    fn default() -> Seen {
+        Seen { positions: (0..PARTS).map(|_| HashMap::new()).collect(), list: SeenList::default() }
+    }
+}
+
+fn part_of(key: &Key) -> usize {
+    (key.low as usize ^ key.stream as usize) % PARTS
 }
 
 impl Seen {
     /// Whether this id was appended to this stream, and where.
     pub fn position(&self, stream: u32, id: Uuid) -> Option<Position> {
-        if id.is_nil() { None } else { self.positions.get(&key(stream, id)).copied() }
+        let key = key(stream, id);
+        if id.is_nil() { None } else { self.positions[part_of(&key)].get(&key).copied() }
     }
 
     /// Notes an id as appended at `position`, unless it is there: then says where it was appended before. The nil id is never noted.
@@ -66,7 +81,7 @@ impl Seen {
             return None;
         }
         let key = key(stream, id);
-        match self.positions.entry(key) {
+        match self.positions[part_of(&key)].entry(key) {
             Entry::Occupied(before) => Some(*before.get()),
             Entry::Vacant(vacant) => {
                 vacant.insert(position);
@@ -80,17 +95,17 @@ impl Seen {
     pub fn expire(&mut self, now: i64, rules: &Rules) {
         let horizon = now.saturating_sub_unsigned(rules.dedupe_ms_max);
         while let Some(oldest) = self.list.front() {
-            if oldest.at >= horizon && self.positions.len() as u64 <= rules.dedupe_entries_max {
+            if oldest.at >= horizon && self.list.len() as u64 <= rules.dedupe_entries_max {
                 break;
             }
-            self.positions.remove(&oldest.key);
+            self.positions[part_of(&oldest.key)].remove(&oldest.key);
             self.list.pop();
         }
     }
 
     /// How many ids are remembered.
     pub fn len(&self) -> usize {
-        self.positions.len()
+        self.list.len()
     }
 
     /// The list as it is now.
@@ -102,10 +117,15 @@ impl Seen {
 impl SeenList {
     fn push(&mut self, record: Record) {
         self.open.push(record);
+        self.len += 1;
         if self.open.len() >= CHUNK_RECORDS {
             // A front of `open` that is gone stays gone: `skip` then speaks of this chunk, which is the first.
             self.chunks.push_back(Arc::new(std::mem::take(&mut self.open)));
         }
+    }
+
+    fn len(&self) -> usize {
+        self.len
     }
 
     fn front(&self) -> Option<Record> {
@@ -114,6 +134,7 @@ impl SeenList {
 
     fn pop(&mut self) {
         self.skip += 1;
+        self.len -= 1;
         match self.chunks.front() {
             Some(chunk) if self.skip >= chunk.len() => {
                 self.chunks.pop_front();

@@ -26,6 +26,7 @@ mod reader;
 pub mod rules;
 mod segment;
 mod snapshot;
+mod spill;
 pub mod state;
 mod stream;
 mod wire;
@@ -34,6 +35,8 @@ mod wire;
 pub mod conformance;
 #[cfg(test)]
 pub mod direct;
+#[cfg(test)]
+mod fault;
 #[cfg(test)]
 mod model;
 #[cfg(test)]

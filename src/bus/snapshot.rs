@@ -17,6 +17,7 @@ use super::framing::{self, FileCheck, Kind};
 use super::group::Group;
 use super::rules::Rules;
 use super::segment::{self, Segment, cost};
+use super::spill::Spiller;
 use super::state::{BusState, StateError, make_work_directory};
 use super::stream::{Log, Stream};
 use super::wire::proto;
@@ -182,17 +183,20 @@ impl BusState {
     /// The snapshot is damaged or of a newer version, or the disk failed. Then the state is what it was.
     pub fn restore(&mut self, directory_of_snapshot: &Path) -> Result<(), StateError> {
         let (state, _) = read_state(directory_of_snapshot)?;
+        // What is under way to the old folder has to arrive before that is removed. An error of it is of a state that goes.
+        if let Err(error) = self.spiller.drain() {
+            tracing::warn!(%error, "segments of the state that is being replaced could not be written");
+            self.spiller = Spiller::start()?;
+        }
+        let old = self.backlog.directory.clone();
         self.generation += 1;
         let work = make_work_directory(&self.directory, self.generation)?;
-        let old = match self.load(directory_of_snapshot, &work, state) {
-            Ok(()) => self.directory.join(format!("work-{}", self.generation - 1)),
-            Err(error) => {
-                if let Err(error) = std::fs::remove_dir_all(&work) {
-                    tracing::debug!(path = %work.display(), %error, "a failed restore could not be cleaned up");
-                }
-                return Err(error);
+        if let Err(error) = self.load(directory_of_snapshot, &work, state) {
+            if let Err(error) = std::fs::remove_dir_all(&work) {
+                tracing::debug!(path = %work.display(), %error, "a failed restore could not be cleaned up");
             }
-        };
+            return Err(error);
+        }
         // Still there if a reader holds one of its segments; the next start removes it.
         if let Err(error) = std::fs::remove_dir(&old) {
             tracing::debug!(path = %old.display(), %error, "the former segments' folder stays for now");

@@ -20,6 +20,7 @@ use super::key::Keys;
 use super::member::Cluster;
 use super::reader::Shared;
 use super::rules::{AWAKE_STEP_MS_MAX, CHECKPOINTS_KEPT, Limits, Rules, SWEEP_MS};
+use super::spill::Spiller;
 use super::wire::proto;
 
 pub use super::member::{ClusterView, ServicesLead};
@@ -100,6 +101,7 @@ pub struct BusState {
     pub(super) backlog: Backlog,
     pub(super) keys: Keys,
     pub(super) cluster: Cluster,
+    pub(super) spiller: Spiller,
     halted: bool,
 }
 
@@ -133,6 +135,7 @@ impl BusState {
             backlog: Backlog::new(shared.clone(), work),
             keys: Keys::new(shared.keys.clone()),
             cluster: Cluster::new(shared.cluster.clone()),
+            spiller: Spiller::start()?,
             halted: false,
             shared: shared.clone(),
         };
@@ -180,6 +183,7 @@ impl BusState {
         if index <= self.applied {
             return Err(StateError::OutOfOrder { index, applied: self.applied });
         }
+        self.spiller.check()?;
         let at = self.pass_time(batch.at_ms);
         self.checksum.fold(index);
         self.checksum.fold(at.now as u64);
@@ -190,7 +194,7 @@ impl BusState {
             fold_reply(&mut self.checksum, &reply);
             replies.push(reply);
         }
-        self.backlog.spill(self.shared.limits.hot_bytes_max)?;
+        self.backlog.spill(&self.spiller, self.shared.limits.hot_bytes_max)?;
         self.applied = index;
         if self.recent.len() == CHECKPOINTS_KEPT {
             self.recent.pop_front();
