@@ -79,24 +79,24 @@ impl Backlog {
         messages: &[Message],
         batch_bytes: u64,
         checksum: &mut Rolling,
-    ) -> Result<Reply, StateError> {
+    ) -> Reply {
         if messages.is_empty() {
-            return Ok(Reply::Refused("there is no message to publish".into()));
+            return Reply::Refused("there is no message to publish".into());
         }
         if let Some(large) = messages.iter().find(|message| message.payload.len() as u64 > rules.payload_bytes_max) {
             let (size, max) = (large.payload.len(), rules.payload_bytes_max);
-            return Ok(Reply::Refused(format!("a message of {size} bytes is larger than {max} bytes")));
+            return Reply::Refused(format!("a message of {size} bytes is larger than {max} bytes"));
         }
         let stream = match self.stream_or_new(rules, topic) {
             Ok(stream) => stream,
-            Err(refused) => return Ok(refused),
+            Err(refused) => return refused,
         };
         let offered: u64 = messages.iter().map(|message| cost(message.payload.len())).sum();
         if self.bytes + offered > rules.backlog_bytes_max {
             let fresh = messages.iter().filter(|message| self.seen.position(stream.id, message.id).is_none());
             let fresh: u64 = fresh.map(|message| cost(message.payload.len())).sum();
             if fresh > 0 && !self.make_room(rules, fresh) {
-                return Ok(Reply::Full { bytes: self.bytes, bytes_max: rules.backlog_bytes_max });
+                return Reply::Full { bytes: self.bytes, bytes_max: rules.backlog_bytes_max };
             }
         }
         // Payloads are slices of the batch's buffer and keep all of it in memory. Where this stream's share is small, copy.
@@ -107,19 +107,16 @@ impl Backlog {
             let (before, length) = (log.bytes, log.tail.len());
             for message in messages {
                 let next = log.next;
-                let position = match self.seen.note(stream.id, message.id, at.now, next) {
-                    Some(position) => {
-                        published.duplicates += 1;
-                        position
-                    }
-                    None => {
-                        let payload = if copy { detached(&message.payload) } else { message.payload.clone() };
-                        log.append(Entry { position: next, at: at.now, id: message.id, payload });
-                        let (high, low) = message.id.as_u64_pair();
-                        checksum.fold(high ^ low.rotate_left(1));
-                        checksum.fold_bytes(&message.payload);
-                        next
-                    }
+                let position = if let Some(before) = self.seen.note(stream.id, message.id, at.now, next) {
+                    published.duplicates += 1;
+                    before
+                } else {
+                    let payload = if copy { detached(&message.payload) } else { message.payload.clone() };
+                    log.append(Entry { position: next, at: at.now, id: message.id, payload });
+                    let (high, low) = message.id.as_u64_pair();
+                    checksum.fold(high ^ low.rotate_left(1));
+                    checksum.fold_bytes(&message.payload);
+                    next
                 };
                 published.first = published.first.min(position);
                 published.last = published.last.max(position);
@@ -137,14 +134,14 @@ impl Backlog {
             self.mark_grown(&stream);
         }
         if ripe {
-            self.seal(at, rules, &stream)?;
+            self.seal(at, rules, &stream);
         }
         while self.tail_bytes > rules.tail_bytes_max {
             // The largest, and of equals the last by name.
             let Some(largest) = self.streams.values().max_by_key(|stream| stream.log.read().tail_bytes).cloned() else { break };
-            self.seal(at, rules, &largest)?;
+            self.seal(at, rules, &largest);
         }
-        Ok(Reply::Published(published))
+        Reply::Published(published)
     }
 
     /// `Command::EnsureGroup`.
@@ -249,7 +246,7 @@ impl Backlog {
         Ok(stream)
     }
 
-    fn seal(&mut self, at: Instant, rules: &Rules, stream: &Arc<Stream>) -> Result<(), StateError> {
+    fn seal(&mut self, at: Instant, rules: &Rules, stream: &Arc<Stream>) {
         let mut log = stream.log.write();
         let (entries, bytes) = log.take_tail();
         self.tail_bytes -= bytes;
@@ -260,7 +257,6 @@ impl Backlog {
             log.sealed.push_back(segment);
         }
         self.bytes -= log.trim(at.now, rules);
-        Ok(())
     }
 
     /// Gives up windows, largest stream first, until `bytes` more fit. Says whether they do.

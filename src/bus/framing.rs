@@ -134,11 +134,11 @@ pub(super) fn read(
     let mut summary = crc32fast::Hasher::new();
     let mut at = 8_u64;
     loop {
-        let mut words = [0; 8];
-        get(&mut words)?;
+        let (mut size, mut checksum) = ([0; 4], [0; 4]);
+        get(&mut size)?;
+        get(&mut checksum)?;
         at += 8;
-        let [a, b, c, d, e, f, g, h] = words;
-        let (size, checksum) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
+        let (size, checksum) = (u32::from_le_bytes(size), u32::from_le_bytes(checksum));
         if size == 0 {
             if checksum != summary.finalize() {
                 return Err(damaged("its summary does not match"));

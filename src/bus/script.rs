@@ -70,7 +70,8 @@ impl Run {
             Ok(replies) => {
                 self.state.check();
                 assert_eq!(Reply::decode_all(Reply::encode_all(&replies)), Ok(replies.clone()));
-                replies.iter().map(|reply| format!("{}\n", show(reply))).collect()
+                let lines: Vec<String> = replies.iter().map(show).collect();
+                lines.iter().map(String::as_str).flat_map(|line| [line, "\n"]).collect()
             }
             Err(StateError::Diverged { index, .. }) => format!("stops: diverged after {index}\n"),
             Err(error) => format!("stops: {error}\n"),
@@ -142,7 +143,9 @@ impl Run {
             ["resign", node, epoch] => Command::ResignServices { node: number(node), epoch: number(epoch) },
             ["rules", changes @ ..] => {
                 let mut rules = self.state.rules.clone();
-                changes.iter().for_each(|change| change_rule(&mut rules, change));
+                for change in changes {
+                    change_rule(&mut rules, change);
+                }
                 Command::SetRules(rules)
             }
             ["checkpoint", index, "right"] => {

@@ -216,26 +216,34 @@ pub(super) fn read(path: &Path, check: FileCheck, first: Position, count: u64) -
 /// Segments read back lately, newest last, bounded by bytes.
 #[derive(Debug, Default)]
 pub(super) struct Cache {
-    kept: Vec<((u32, Position), Arc<Vec<Entry>>, u64)>,
+    kept: Vec<Kept>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    stream: u32,
+    first: Position,
+    bytes: u64,
+    entries: Arc<Vec<Entry>>,
 }
 
 impl Cache {
     /// The entries of a segment, if they are here.
     pub fn get(&mut self, stream: u32, first: Position) -> Option<Arc<Vec<Entry>>> {
-        let index = self.kept.iter().position(|(key, _, _)| *key == (stream, first))?;
+        let index = self.kept.iter().position(|kept| kept.stream == stream && kept.first == first)?;
         let found = self.kept.remove(index);
-        let entries = found.1.clone();
+        let entries = found.entries.clone();
         self.kept.push(found);
         Some(entries)
     }
 
     /// Keeps the entries of a segment; the ones not used for longest go.
     pub fn put(&mut self, stream: u32, first: Position, entries: Arc<Vec<Entry>>, bytes: u64, bytes_max: u64) {
-        self.kept.retain(|(key, _, _)| *key != (stream, first));
-        self.kept.push(((stream, first), entries, bytes));
-        let mut total: u64 = self.kept.iter().map(|(_, _, bytes)| bytes).sum();
+        self.kept.retain(|kept| kept.stream != stream || kept.first != first);
+        self.kept.push(Kept { stream, first, bytes, entries });
+        let mut total: u64 = self.kept.iter().map(|kept| kept.bytes).sum();
         while total > bytes_max && !self.kept.is_empty() {
-            total -= self.kept.remove(0).2;
+            total -= self.kept.remove(0).bytes;
         }
     }
 

@@ -224,7 +224,7 @@ impl BusState {
     fn apply_command(&mut self, index: u64, at: Instant, command: &Command, batch_bytes: u64) -> Result<Reply, StateError> {
         let rules = &self.rules;
         if let Command::Publish { stream, messages } = command {
-            return self.backlog.publish(at, rules, stream, messages, batch_bytes, &mut self.checksum);
+            return Ok(self.backlog.publish(at, rules, stream, messages, batch_bytes, &mut self.checksum));
         }
         self.checksum.fold_bytes(&proto::Command::from(command).encode_to_vec());
         Ok(match command {
