@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::clock::Timestamp;
 use crate::model::event::{Event, Resource};
+use crate::model::flow::Flow;
 use crate::model::variable::Variable;
 
 /// What happened to the object.
@@ -49,4 +50,10 @@ pub fn event(
 pub fn variable(action: Action, variable: &Variable, occurred: Timestamp) -> Event {
     let payload = json!({"name": variable.name, "value": variable.value, "tags": variable.tags});
     event("variable", action, variable.id, &variable.name, Vec::new(), payload, occurred)
+}
+
+/// `prefect.flow.*`
+pub fn flow(action: Action, flow: &Flow, occurred: Timestamp) -> Event {
+    let payload = json!({"name": flow.name, "tags": flow.tags, "labels": flow.labels});
+    event("flow", action, flow.id, &flow.name, Vec::new(), payload, occurred)
 }

@@ -5,7 +5,7 @@
 use sea_query::{Alias, Expr, ExprTrait, IntoColumnRef, SelectStatement};
 use serde_json::Value;
 
-use crate::model::state::State;
+use crate::model::state::{State, StateType};
 use crate::store::schema as t;
 use crate::store::{Row, StoreError};
 
@@ -57,21 +57,24 @@ fn add(select: &mut SelectStatement) {
 /// Reads the joined state; `None` where the run has none.
 pub fn decode(row: &Row) -> Result<Option<State>, StoreError> {
     let Some(id) = row.get("current_id")? else { return Ok(None) };
-    let kind: String = row.get("current_type")?;
     let own: Option<Value> = row.get::<Option<Value>>("current_data")?.filter(is_truthy);
     let data = match own {
         Some(own) => Some(own),
         None => row.get::<Option<Value>>("current_result")?.filter(|data| !data.is_null()),
     };
-    Ok(Some(State {
+    let mut state = State {
         id,
-        kind: kind.parse().map_err(|error| StoreError::Decode { column: "type".into(), reason: format!("{error}") })?,
+        kind: row.get("current_type")?,
         name: row.get("current_name")?,
         timestamp: row.get("current_timestamp_")?,
         message: row.get("current_message")?,
         data,
         state_details: row.json("current_details")?,
-    }))
+    };
+    if state.kind == StateType::Scheduled {
+        state.state_details.scheduled_time.get_or_insert(state.timestamp);
+    }
+    Ok(Some(state))
 }
 
 /// What Python takes for true.

@@ -83,6 +83,44 @@ impl Dialect {
         }
     }
 
+    /// Microseconds since the epoch (an integer) of a timestamp; of an interval column, its microseconds.
+    pub fn epoch_micros(self, moment: impl Into<Expr>) -> Expr {
+        let moment = moment.into();
+        match self {
+            Self::Postgres => Expr::cust_with_exprs("CAST(EXTRACT(EPOCH FROM $1) * 1000000 AS bigint)", [moment]),
+            // The fraction stands in the text; a bare '0' (a server default of old rows) is the interval zero.
+            Self::Sqlite => Expr::cust_with_exprs(
+                "CASE WHEN length(?) < 19 THEN 0 ELSE \
+                 CAST(strftime('%s', ?) AS INTEGER) * 1000000 + CAST(substr(? || '000000', 21, 6) AS INTEGER) END",
+                [moment.clone(), moment.clone(), moment],
+            ),
+        }
+    }
+
+    /// As a 64-bit integer.
+    pub fn integer(self, number: impl Into<Expr>) -> Expr {
+        match self {
+            Self::Postgres => Expr::cust_with_exprs("CAST($1 AS bigint)", [number.into()]),
+            Self::Sqlite => Expr::cust_with_exprs("CAST(? AS INTEGER)", [number.into()]),
+        }
+    }
+
+    /// As a float.
+    pub fn float(self, number: impl Into<Expr>) -> Expr {
+        match self {
+            Self::Postgres => Expr::cust_with_exprs("CAST($1 AS double precision)", [number.into()]),
+            Self::Sqlite => Expr::cust_with_exprs("CAST(? AS REAL)", [number.into()]),
+        }
+    }
+
+    /// The greater of two numbers.
+    pub fn greatest(self, one: impl Into<Expr>, other: impl Into<Expr>) -> Expr {
+        match self {
+            Self::Postgres => Expr::cust_with_exprs("GREATEST($1, $2)", [one.into(), other.into()]),
+            Self::Sqlite => Expr::cust_with_exprs("max(?, ?)", [one.into(), other.into()]),
+        }
+    }
+
     /// `later - earlier` of two timestamps, in float seconds.
     pub fn seconds_between(self, later: impl Into<Expr>, earlier: impl Into<Expr>) -> Expr {
         let both = [later.into(), earlier.into()];

@@ -81,8 +81,6 @@ fn decode(row: &Row) -> Result<FlowRun, StoreError> {
         (Some(name), Some(work_pool_id)) => Some(FlowRunQueue { name, work_pool_id, work_pool_name: row.get("pool_name")? }),
         _ => None,
     };
-    let state_type: Option<String> = row.get("state_type")?;
-    let parsed = state_type.map(|kind| kind.parse()).transpose();
     Ok(FlowRun {
         id: row.get("id")?,
         created: row.get("created")?,
@@ -102,7 +100,7 @@ fn decode(row: &Row) -> Result<FlowRun, StoreError> {
         tags: row.json("tags")?,
         labels: row.json("labels")?,
         parent_task_run_id: row.get("parent_task_run_id")?,
-        state_type: parsed.map_err(|error| StoreError::Decode { column: "state_type".into(), reason: format!("{error}") })?,
+        state_type: row.get("state_type")?,
         state_name: row.get("state_name")?,
         state_timestamp: row.get("state_timestamp")?,
         run_count: row.get("run_count")?,

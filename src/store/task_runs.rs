@@ -8,7 +8,6 @@ use crate::clock::Timestamp;
 use crate::id::{FlowRunId, TaskRunId};
 use crate::model::filter::Filters;
 use crate::model::run::CountByState;
-use crate::model::state::StateType;
 use crate::model::task_run::{TaskRun, TaskRunSort, TaskRunUpdate};
 use crate::store::filter::related;
 use crate::store::schema as t;
@@ -86,8 +85,6 @@ fn select() -> SelectStatement {
 }
 
 fn decode(row: &Row) -> Result<TaskRun, StoreError> {
-    let state_type: Option<String> = row.get("state_type")?;
-    let parsed = state_type.map(|kind| kind.parse()).transpose();
     Ok(TaskRun {
         id: row.get("id")?,
         created: row.get("created")?,
@@ -104,7 +101,7 @@ fn decode(row: &Row) -> Result<TaskRun, StoreError> {
         labels: row.json("labels")?,
         state_id: row.get("state_id")?,
         task_inputs: row.json("task_inputs")?,
-        state_type: parsed.map_err(|error| StoreError::Decode { column: "state_type".into(), reason: format!("{error}") })?,
+        state_type: row.get("state_type")?,
         state_name: row.get("state_name")?,
         state_timestamp: row.get("state_timestamp")?,
         run_count: row.get("run_count")?,
@@ -243,11 +240,7 @@ pub async fn count_by_state(tx: &mut Tx, filters: &Filters) -> Result<CountBySta
         .group_by_col((t::TaskRun::Table, t::TaskRun::StateType));
     let mut counts = CountByState::default();
     for row in tx.fetch_all(&select).await? {
-        let kind: StateType = row
-            .get::<String>("state_type")?
-            .parse()
-            .map_err(|error| StoreError::Decode { column: "state_type".into(), reason: format!("{error}") })?;
-        *counts.of(kind) = row.get("count")?;
+        *counts.of(row.get("state_type")?) = row.get("count")?;
     }
     Ok(counts)
 }

@@ -1,0 +1,86 @@
+//! The body of list, count and paginate requests over flows, runs and deployments: filters side by side, order, page.
+
+use serde::Deserialize;
+
+use crate::api::error::ApiError;
+use crate::api::page;
+use crate::model::filter::Filters;
+use crate::model::filter::deployment::DeploymentFilter;
+use crate::model::filter::flow::FlowFilter;
+use crate::model::filter::flow_run::FlowRunFilter;
+use crate::model::filter::task_run::TaskRunFilter;
+use crate::model::filter::work_pool::WorkPoolFilter;
+use crate::model::filter::work_queue::WorkQueueFilter;
+
+/// What the body may hold; a route ignores what it has no use for, as the reference does.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct ListBody<S: Default> {
+    pub sort: S,
+    pub limit: Option<i64>,
+    pub offset: Option<i64>,
+    pub page: Option<i64>,
+    pub flows: Option<FlowFilter>,
+    pub flow_runs: Option<FlowRunFilter>,
+    pub task_runs: Option<TaskRunFilter>,
+    pub deployments: Option<DeploymentFilter>,
+    pub work_pools: Option<WorkPoolFilter>,
+    /// On work queues.
+    pub work_pool_queues: Option<WorkQueueFilter>,
+}
+
+/// The body of a count: no order.
+pub type CountBody = ListBody<()>;
+
+impl<S: Default> ListBody<S> {
+    /// The checked limit and offset.
+    ///
+    /// # Errors
+    /// 422.
+    pub fn window(&self) -> Result<(u64, u64), ApiError> {
+        Ok((page::limit(self.limit)?, page::offset(self.offset)?))
+    }
+
+    /// The checked limit and page, and the page's offset.
+    ///
+    /// # Errors
+    /// 422.
+    pub fn paged(&self) -> Result<(u64, u64, u64), ApiError> {
+        let (limit, page) = (page::limit(self.limit)?, page::page(self.page)?);
+        Ok((limit, page, (page - 1).saturating_mul(limit)))
+    }
+
+    /// The filters, and the order.
+    pub fn into_filters(self) -> (Filters, S) {
+        let filters = Filters {
+            flows: self.flows,
+            flow_runs: self.flow_runs,
+            task_runs: self.task_runs,
+            deployments: self.deployments,
+            work_pools: self.work_pools,
+            work_queues: self.work_pool_queues,
+        };
+        (filters, self.sort)
+    }
+}
+
+/// Objects that one bulk operation touches, at most and by default.
+pub const BULK_ITEMS: i64 = 50;
+
+/// The checked limit of a bulk operation.
+///
+/// # Errors
+/// 422 outside of 1 to [`BULK_ITEMS`].
+pub fn bulk_limit(given: Option<i64>) -> Result<u64, ApiError> {
+    let input = || serde_json::json!(given);
+    match given.unwrap_or(BULK_ITEMS) {
+        limit @ 1..=BULK_ITEMS => Ok(limit as u64),
+        ..1 => Err(ApiError::invalid("greater_than_equal", &["body", "limit"], "Input should be greater than or equal to 1", input())),
+        _ => Err(ApiError::invalid(
+            "less_than_equal",
+            &["body", "limit"],
+            format!("Input should be less than or equal to {BULK_ITEMS}"),
+            input(),
+        )),
+    }
+}

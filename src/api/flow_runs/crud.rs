@@ -1,0 +1,112 @@
+//! Read, change and delete flow runs.
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::{get, patch, post};
+use serde::{Deserialize, Serialize};
+
+use super::missing;
+use crate::api::error::ApiError;
+use crate::api::extract::{Json, Path};
+use crate::api::filters::bulk_limit;
+use crate::api::run_logs;
+use crate::app::App;
+use crate::id::FlowRunId;
+use crate::model::filter::Filters;
+use crate::model::filter::flow_run::FlowRunFilter;
+use crate::model::flow_run::{FlowRunResponse, FlowRunSort, FlowRunUpdate};
+use crate::model::labels::{Labels, merge};
+use crate::model::state::StateType;
+use crate::model::{Patch, labels};
+use crate::store::flow_runs as store;
+use crate::store::logs::Of;
+
+/// The routes of this file.
+pub fn router() -> Router<App> {
+    Router::new()
+        .route("/flow_runs/bulk_delete", post(bulk_delete))
+        .route("/flow_runs/{id}", get(read).patch(update).delete(delete))
+        .route("/flow_runs/{id}/labels", patch(update_labels))
+}
+
+/// Read a flow run.
+async fn read(State(app): State<App>, Path(id): Path<FlowRunId>) -> Result<Json<FlowRunResponse>, ApiError> {
+    let run = store::read(&mut app.read("flow_runs.read").await?, id).await?.ok_or_else(missing)?;
+    Ok(Json(run.at(app.now())))
+}
+
+/// Change a flow run; its job variables only while it is scheduled.
+async fn update(State(app): State<App>, Path(id): Path<FlowRunId>, Json(body): Json<FlowRunUpdate>) -> Result<StatusCode, ApiError> {
+    let mut tx = app.begin("flow_runs.update").await?;
+    if let Patch::Value(_) = &body.job_variables {
+        let run = store::read(&mut tx, id).await?.ok_or_else(missing)?;
+        let refused = |detail: &str| ApiError::detail(StatusCode::BAD_REQUEST, detail);
+        match run.state.as_ref().map(|state| state.kind) {
+            None => return Err(refused("Flow run state is required to update job variables but none exists")),
+            Some(StateType::Scheduled) => {}
+            Some(kind) => return Err(refused(&format!("Job variables for a flow run in state {kind} cannot be updated"))),
+        }
+        if run.deployment_id.is_none() {
+            return Err(refused("A deployment for the flow run could not be found"));
+        }
+    }
+    if !store::update(&mut tx, id, app.now(), &body).await? {
+        return Err(missing());
+    }
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Delete a flow run with its task runs, states and logs.
+async fn delete(State(app): State<App>, Path(id): Path<FlowRunId>) -> Result<StatusCode, ApiError> {
+    let mut tx = app.begin("flow_runs.delete").await?;
+    if store::delete(&mut tx, &[id]).await? == 0 {
+        return Err(missing());
+    }
+    tx.commit().await?;
+    run_logs::delete_soon(&app, vec![Of::FlowRun(id)]);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct BulkDeleteBody {
+    flow_runs: Option<FlowRunFilter>,
+    limit: Option<i64>,
+}
+
+#[derive(Debug, Serialize)]
+struct BulkDeleted {
+    deleted: Vec<FlowRunId>,
+}
+
+/// Delete flow runs that match.
+async fn bulk_delete(State(app): State<App>, Json(body): Json<BulkDeleteBody>) -> Result<Json<BulkDeleted>, ApiError> {
+    let limit = bulk_limit(body.limit)?;
+    let filters = Filters { flow_runs: body.flow_runs, ..Filters::default() };
+    let mut tx = app.begin("flow_runs.bulk_delete").await?;
+    let runs = store::list(&mut tx, &filters, FlowRunSort::default(), limit, 0).await?;
+    let deleted: Vec<FlowRunId> = runs.iter().map(|run| run.id).collect();
+    store::delete(&mut tx, &deleted).await?;
+    tx.commit().await?;
+    run_logs::delete_soon(&app, deleted.iter().copied().map(Of::FlowRun).collect());
+    Ok(Json(BulkDeleted { deleted }))
+}
+
+/// Add labels to a flow run, or change them.
+async fn update_labels(State(app): State<App>, Path(id): Path<FlowRunId>, Json(body): Json<LabelsBody>) -> Result<StatusCode, ApiError> {
+    let mut tx = app.begin("flow_runs.update_labels").await?;
+    // The row is locked, so that two changes at once both last.
+    let run = store::read_for_update(&mut tx, id)
+        .await?
+        .ok_or_else(|| ApiError::ObjectNotFound(format!("Flow run with id {id} not found")))?;
+    let merged = merge([run.labels.unwrap_or_default(), body.0]);
+    store::update_labels(&mut tx, id, app.now(), &merged).await?;
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(transparent)]
+struct LabelsBody(#[serde(deserialize_with = "labels::deserialize")] Labels);

@@ -1,0 +1,91 @@
+//! Values sent to a flow run: `/flow_runs/{id}/input`.
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use serde::Deserialize;
+
+use super::missing;
+use crate::api::error::ApiError;
+use crate::api::extract::{Json, Path};
+use crate::app::App;
+use crate::id::{FlowRunId, FlowRunInputId};
+use crate::limits;
+use crate::model::flow_run::{FlowRunInput, input_key};
+use crate::store::StoreError;
+use crate::store::flow_run_inputs as store;
+
+/// The routes of this file.
+pub fn router() -> Router<App> {
+    Router::new()
+        .route("/flow_runs/{id}/input", post(create))
+        .route("/flow_runs/{id}/input/filter", post(filter))
+        .route("/flow_runs/{id}/input/{key}", get(read).delete(delete))
+}
+
+#[derive(Debug, Deserialize)]
+struct CreateBody {
+    #[serde(deserialize_with = "input_key")]
+    key: String,
+    value: String,
+    #[serde(default)]
+    sender: Option<String>,
+}
+
+/// Send a value to a flow run.
+async fn create(State(app): State<App>, Path(id): Path<FlowRunId>, Json(body): Json<CreateBody>) -> Result<StatusCode, ApiError> {
+    let now = app.now();
+    let CreateBody { key, value, sender } = body;
+    let input = FlowRunInput { id: FlowRunInputId::fresh(), created: now, updated: now, flow_run_id: id, key, value, sender };
+    let mut tx = app.begin("flow_run_inputs.create").await?;
+    store::insert(&mut tx, &input).await.map_err(|error| match error {
+        StoreError::Unique { .. } => ApiError::conflict("A flow run input with this key already exists."),
+        StoreError::Integrity { .. } => missing(),
+        other => other.into(),
+    })?;
+    tx.commit().await?;
+    Ok(StatusCode::CREATED)
+}
+
+#[derive(Debug, Deserialize)]
+struct FilterBody {
+    prefix: String,
+    #[serde(default)]
+    limit: Option<i64>,
+    #[serde(default)]
+    exclude_keys: Vec<String>,
+}
+
+/// List values sent to a flow run.
+async fn filter(
+    State(app): State<App>,
+    Path(id): Path<FlowRunId>,
+    Json(body): Json<FilterBody>,
+) -> Result<Json<Vec<FlowRunInput>>, ApiError> {
+    // The reference has no bound here; ours is that of every list.
+    let limit = u64::try_from(body.limit.unwrap_or(1)).unwrap_or(0).min(limits::PAGE_ITEMS);
+    let mut tx = app.read("flow_run_inputs.filter").await?;
+    Ok(Json(store::list(&mut tx, id, &body.prefix, &body.exclude_keys, limit).await?))
+}
+
+fn missing_input() -> ApiError {
+    ApiError::not_found("Flow run input not found")
+}
+
+/// Read a value sent to a flow run.
+async fn read(State(app): State<App>, Path((id, key)): Path<(FlowRunId, String)>) -> Result<impl IntoResponse, ApiError> {
+    let input = store::read(&mut app.read("flow_run_inputs.read").await?, id, &key).await?.ok_or_else(missing_input)?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], input.value))
+}
+
+/// Delete a value sent to a flow run.
+async fn delete(State(app): State<App>, Path((id, key)): Path<(FlowRunId, String)>) -> Result<StatusCode, ApiError> {
+    let mut tx = app.begin("flow_run_inputs.delete").await?;
+    if !store::delete(&mut tx, id, &key).await? {
+        return Err(missing_input());
+    }
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,20 @@
+//! `/flow_runs`: [`crud`], [`query`], [`input`] and [`logs`]. States are set in `api/flow_runs/state.rs`.
+
+mod crud;
+mod input;
+mod logs;
+mod query;
+
+use axum::Router;
+
+use crate::api::error::ApiError;
+use crate::app::App;
+
+/// The routes of this folder.
+pub fn router() -> Router<App> {
+    Router::new().merge(crud::router()).merge(query::router()).merge(input::router()).merge(logs::router())
+}
+
+fn missing() -> ApiError {
+    ApiError::not_found("Flow run not found")
+}
