@@ -4,14 +4,21 @@
 
 pub mod error;
 pub mod extract;
+pub mod filters;
+pub mod history;
 pub mod middleware;
 pub mod operations;
 pub mod page;
+pub mod run_logs;
 
 pub mod events;
+pub mod flow_runs;
+pub mod flows;
 pub mod health;
+pub mod logs;
 pub mod root;
 pub mod socket;
+pub mod task_runs;
 pub mod variables;
 
 use std::str::FromStr;
@@ -34,7 +41,7 @@ use crate::limits;
 
 /// Every route of the API, below its base path.
 pub fn routes() -> Router<App> {
-    Router::new().merge(root::router()).merge(variables::router())
+    Router::new().merge(root::router()).merge(flow_runs::router()).merge(flows::router()).merge(logs::router()).merge(task_runs::router()).merge(variables::router())
 }
 
 /// The API, ready to be served, below the base path of the settings.
