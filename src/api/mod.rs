@@ -41,7 +41,13 @@ use crate::limits;
 
 /// Every route of the API, below its base path.
 pub fn routes() -> Router<App> {
-    Router::new().merge(root::router()).merge(flow_runs::router()).merge(flows::router()).merge(logs::router()).merge(task_runs::router()).merge(variables::router())
+    Router::new()
+        .merge(root::router())
+        .merge(flow_runs::router())
+        .merge(flows::router())
+        .merge(logs::router())
+        .merge(task_runs::router())
+        .merge(variables::router())
 }
 
 /// The API, ready to be served, below the base path of the settings.

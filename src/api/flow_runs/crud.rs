@@ -98,9 +98,8 @@ async fn bulk_delete(State(app): State<App>, Json(body): Json<BulkDeleteBody>) -
 async fn update_labels(State(app): State<App>, Path(id): Path<FlowRunId>, Json(body): Json<LabelsBody>) -> Result<StatusCode, ApiError> {
     let mut tx = app.begin("flow_runs.update_labels").await?;
     // The row is locked, so that two changes at once both last.
-    let run = store::read_for_update(&mut tx, id)
-        .await?
-        .ok_or_else(|| ApiError::ObjectNotFound(format!("Flow run with id {id} not found")))?;
+    let run =
+        store::read_for_update(&mut tx, id).await?.ok_or_else(|| ApiError::ObjectNotFound(format!("Flow run with id {id} not found")))?;
     let merged = merge([run.labels.unwrap_or_default(), body.0]);
     store::update_labels(&mut tx, id, app.now(), &merged).await?;
     tx.commit().await?;

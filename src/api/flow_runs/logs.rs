@@ -34,8 +34,7 @@ const QUOTED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'.').remove(b'-
 async fn download(State(app): State<App>, Path(id): Path<FlowRunId>) -> Result<impl IntoResponse, ApiError> {
     let run = flow_runs::read(&mut app.read("flow_runs.read").await?, id).await?.ok_or_else(missing)?;
     let filename = format!("{}-logs.csv", run.name);
-    let disposition =
-        format!("attachment; filename=\"flow-run-logs.csv\"; filename*=UTF-8''{}", utf8_percent_encode(&filename, QUOTED));
+    let disposition = format!("attachment; filename=\"flow-run-logs.csv\"; filename*=UTF-8''{}", utf8_percent_encode(&filename, QUOTED));
     // The state is the offset of the next page; `None` after the last.
     let pages = stream::try_unfold(Some(0), move |offset| {
         let app = app.clone();
