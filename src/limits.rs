@@ -105,3 +105,6 @@ pub const SOCKET_SEND: Duration = Duration::from_secs(30);
 
 /// How far the clocks of emitters may be ahead of ours.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(300);
+
+/// Entries of the event stream that the task-run recorder looks at for one transaction.
+pub const TASK_RUN_RECORDER_BATCH: usize = 1000;

@@ -10,6 +10,7 @@ pub mod driver;
 pub mod event_persister;
 pub mod outbox_sweeper;
 pub mod status;
+pub mod task_run_recorder;
 
 use std::time::Duration;
 
@@ -133,6 +134,9 @@ pub fn table(app: &App) -> Vec<Service> {
     let mut all = Vec::new();
     if settings.event_persister.enabled {
         all.push(Service::Consume(Box::new(event_persister::EventPersister)));
+    }
+    if settings.task_run_recorder.enabled {
+        all.push(Service::Consume(Box::new(task_run_recorder::TaskRunRecorder)));
     }
     if settings.outbox_sweeper.enabled {
         all.push(Service::Tick(Box::new(outbox_sweeper::OutboxSweeper { period: settings.outbox_sweeper.period })));

@@ -199,6 +199,38 @@ impl Dialect {
         }
     }
 
+    /// True for rows of `task_run` with one of these natural keys (flow run, task key, dynamic key).
+    pub fn is_task_run_key(self, keys: &[(Uuid, String, String)]) -> Expr {
+        match self {
+            Self::Postgres => {
+                let flow_runs: Vec<Uuid> = keys.iter().map(|key| key.0).collect();
+                let task_keys: Vec<String> = keys.iter().map(|key| key.1.clone()).collect();
+                let dynamic_keys: Vec<String> = keys.iter().map(|key| key.2.clone()).collect();
+                Expr::cust_with_exprs(
+                    "(flow_run_id, task_key, dynamic_key) IN (SELECT * FROM UNNEST($1, $2, $3))",
+                    [Expr::val(flow_runs), Expr::val(task_keys), Expr::val(dynamic_keys)],
+                )
+            }
+            Self::Sqlite => {
+                let rows: Vec<_> = keys.iter().map(|(flow_run, task, dynamic)| (flow_run.to_string(), task, dynamic)).collect();
+                Expr::cust_with_exprs(
+                    concat!(
+                        "(flow_run_id, task_key, dynamic_key) IN (SELECT json_extract(value, '$[0]'), ",
+                        "json_extract(value, '$[1]'), json_extract(value, '$[2]') FROM json_each(?))"
+                    ),
+                    [Expr::val(serde_json::json!(rows).to_string())],
+                )
+            }
+        }
+    }
+
+    /// Locks the selected rows against deletion until the end of the transaction.
+    pub fn for_key_share(self, select: &mut SelectStatement) {
+        if self == Self::Postgres {
+            select.lock(sea_query::LockType::KeyShare);
+        }
+    }
+
     /// Locks the selected rows until the end of the transaction. (A SQLite writer holds the whole database already.)
     pub fn for_update(self, select: &mut SelectStatement) {
         if self == Self::Postgres {

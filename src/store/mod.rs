@@ -27,6 +27,7 @@ pub mod row;
 pub mod run_history;
 pub mod run_labels;
 pub mod schema;
+pub mod task_run_records;
 pub mod task_runs;
 pub mod url;
 pub mod variables;
