@@ -71,7 +71,8 @@ fn object_id(resource_id: &str, prefix: &str) -> Option<Uuid> {
 }
 
 fn flow_run_of(event: &Event) -> Result<Option<Uuid>, &'static str> {
-    let is_flow_run = |resource: &&crate::model::event::Resource| resource.get("prefect.resource.role").is_some_and(|role| role == "flow-run");
+    let is_flow_run =
+        |resource: &&crate::model::event::Resource| resource.get("prefect.resource.role").is_some_and(|role| role == "flow-run");
     let Some(resource) = event.related.iter().find(is_flow_run) else { return Ok(None) };
     let id = resource.get("prefect.resource.id").and_then(|id| object_id(id, "prefect.flow-run."));
     id.map(Some).ok_or("no usable flow run")

@@ -76,8 +76,21 @@ impl Columns {
             ($($field:ident),*) => {$( if told.$field.is_some() { own.$field = told.$field; } )*};
         }
         take!(
-            name, cache_key, cache_expiration, task_version, empirical_policy, task_inputs, tags, labels, run_count,
-            flow_run_run_count, expected_start_time, next_scheduled_start_time, start_time, end_time, total_run_time
+            name,
+            cache_key,
+            cache_expiration,
+            task_version,
+            empirical_policy,
+            task_inputs,
+            tags,
+            labels,
+            run_count,
+            flow_run_run_count,
+            expected_start_time,
+            next_scheduled_start_time,
+            start_time,
+            end_time,
+            total_run_time
         );
     }
 }
