@@ -12,6 +12,10 @@ use crate::model::{Patch, name};
 /// Beginning of the name of a limit on a tag.
 pub const TAG_PREFIX: &str = "tag:";
 
+/// The average occupancy of a slot never falls below this many seconds, so that waits do not become nothing.
+const OCCUPANCY_SECONDS_MIN: f64 = 0.1;
+/// The average is taken over this many samples per slot of the limit.
+const OCCUPANCY_SAMPLES_PER_SLOT: f64 = 2.0;
 /// A limit by name, as the row has it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ConcurrencyLimitV2 {
@@ -34,10 +38,52 @@ pub struct ConcurrencyLimitV2 {
     pub avg_slot_occupancy_seconds: f64,
 }
 
+/// The longest average waits, from which refused slots decay; settings of the server.
+#[derive(Debug, Clone, Copy)]
+pub struct Waits {
+    /// Seconds, for limits on tags.
+    pub tag_seconds: f64,
+    /// Seconds, for other limits.
+    pub other_seconds: f64,
+}
+
+fn left(count: i64, rate: f64, seconds: f64) -> i64 {
+    // Another node's clock may be ahead of ours: nothing grows back.
+    (count - (rate * seconds.max(0.0)).floor() as i64).max(0)
+}
+
+fn seconds_since(updated: Timestamp, now: Timestamp) -> f64 {
+    (now - updated).num_microseconds().unwrap_or(i64::MAX) as f64 / 1e6
+}
+
 impl ConcurrencyLimitV2 {
     /// The tag that this limit is on.
     pub fn tag(&self) -> Option<&str> {
         self.name.strip_prefix(TAG_PREFIX)
+    }
+
+    /// Slots taken at this moment.
+    pub fn active_slots_at(&self, now: Timestamp) -> i64 {
+        left(self.active_slots, self.slot_decay_per_second, seconds_since(self.updated, now))
+    }
+
+    /// Slots refused of late, at this moment. Those of a limit without decay are forgotten as fast as its slots come
+    /// free on average.
+    pub fn denied_slots_at(&self, now: Timestamp, waits: Waits) -> i64 {
+        let rate = if self.slot_decay_per_second > 0.0 {
+            self.slot_decay_per_second
+        } else {
+            let longest = if self.tag().is_some() { waits.tag_seconds } else { waits.other_seconds };
+            1.0 / self.avg_slot_occupancy_seconds.min(longest).max(OCCUPANCY_SECONDS_MIN)
+        };
+        left(self.denied_slots, rate, seconds_since(self.updated, now))
+    }
+
+    /// The average occupancy after `slots` were held for `seconds`.
+    pub fn occupancy_after(&self, slots: i64, seconds: f64) -> f64 {
+        let sample = (seconds / slots.max(1) as f64).max(OCCUPANCY_SECONDS_MIN);
+        let samples = self.limit.max(1) as f64 * OCCUPANCY_SAMPLES_PER_SLOT;
+        self.avg_slot_occupancy_seconds + (sample - self.avg_slot_occupancy_seconds) / samples
     }
 }
 
@@ -213,5 +259,59 @@ fn grace_period<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64
         Some(seconds) if seconds < 60 => Err(invalid("greater_than_equal", "Input should be greater than or equal to 60")),
         Some(seconds) if seconds > 86_400 => Err(invalid("less_than_equal", "Input should be less than or equal to 86400")),
         seconds => Ok(seconds),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chrono::TimeDelta;
+
+    const WAITS: Waits = Waits { tag_seconds: 10.0, other_seconds: 30.0 };
+
+    fn limit(name: &str, active_slots: i64, denied_slots: i64, decay: f64, occupancy: f64) -> ConcurrencyLimitV2 {
+        ConcurrencyLimitV2 {
+            id: ConcurrencyLimitId(Uuid::nil()),
+            created: Timestamp::UNIX_EPOCH,
+            updated: Timestamp::UNIX_EPOCH,
+            active: true,
+            name: name.into(),
+            limit: 4,
+            active_slots,
+            denied_slots,
+            slot_decay_per_second: decay,
+            avg_slot_occupancy_seconds: occupancy,
+        }
+    }
+
+    fn at(milliseconds: i64) -> Timestamp {
+        Timestamp::UNIX_EPOCH + TimeDelta::milliseconds(milliseconds)
+    }
+
+    #[test]
+    fn slots_of_a_rate_limit_come_back_whole_with_time_and_never_grow() {
+        let limit = limit("a", 5, 0, 0.5, 2.0);
+        assert_eq!([-9_000, 0, 1_999, 2_000, 60_000].map(|ms| limit.active_slots_at(at(ms))), [5, 5, 5, 4, 0]);
+    }
+
+    #[test]
+    fn refusals_are_forgotten_at_the_rate_of_the_limit_or_of_its_occupancy() {
+        let cases = [
+            (limit("a", 0, 10, 0.5, 2.0), 5),         // by its decay: 10 s * 0.5
+            (limit("a", 0, 10, 0.0, 2.0), 5),         // by its occupancy: 10 s / 2 s
+            (limit("tag:a", 0, 10, 0.0, 1e6), 9),     // a tag waits 10 s at most
+            (limit("a", 0, 10, 0.0, 1e6), 10),        // others 30 s
+            (limit("a", 0, 1_000, 0.0, 0.0001), 900), // and never less than 0.1 s
+        ];
+        for (limit, denied) in cases {
+            assert_eq!(limit.denied_slots_at(at(10_000), WAITS), denied, "{limit:?}");
+        }
+    }
+
+    #[test]
+    fn the_average_occupancy_moves_by_one_sample_of_two_per_slot() {
+        let limit = limit("a", 1, 0, 0.0, 2.0);
+        assert!((limit.occupancy_after(2, 20.0) - 3.0).abs() < 1e-9);
+        assert!((limit.occupancy_after(1, 0.001) - (2.0 - 1.9 / 8.0)).abs() < 1e-9);
     }
 }

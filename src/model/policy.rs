@@ -22,7 +22,7 @@ pub enum RetryType {
 }
 
 /// Policy of a flow run. Unknown keys are ignored.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(from = "FlowRunPolicyInput")]
 pub struct FlowRunPolicy {
     /// Old name of `retries`.
@@ -40,14 +40,16 @@ pub struct FlowRunPolicy {
 }
 
 impl FlowRunPolicy {
-    /// The policy of a run about which nothing was said.
-    pub fn new() -> Self {
-        FlowRunPolicyInput::default().into()
-    }
-
     /// True while the run is being resumed.
     pub fn is_resuming(&self) -> bool {
         self.resuming == Some(true)
+    }
+}
+
+impl Default for FlowRunPolicy {
+    /// The policy of a run about which nothing was said.
+    fn default() -> Self {
+        FlowRunPolicyInput::default().into()
     }
 }
 
@@ -206,14 +208,14 @@ mod tests {
     #[test]
     fn a_policy_of_nothing_is_written_as_the_reference_writes_it() {
         assert_eq!(
-            serde_json::to_string(&FlowRunPolicy::new()).expect("serializes"),
+            serde_json::to_string(&FlowRunPolicy::default()).expect("serializes"),
             r#"{"max_retries":0,"retry_delay_seconds":0.0,"retries":null,"retry_delay":null,"pause_keys":[],"resuming":false,"retry_type":null}"#
         );
         assert_eq!(
             serde_json::to_string(&TaskRunPolicy::default()).expect("serializes"),
             r#"{"max_retries":0,"retry_delay_seconds":0.0,"retries":null,"retry_delay":null,"retry_jitter_factor":null}"#
         );
-        assert_eq!(serde_json::from_str::<FlowRunPolicy>("{}").expect("valid"), FlowRunPolicy::new());
+        assert_eq!(serde_json::from_str::<FlowRunPolicy>("{}").expect("valid"), FlowRunPolicy::default());
     }
 
     #[test]

@@ -292,6 +292,19 @@ pub struct OrchestrationResult {
     pub state: Option<State>,
     pub status: SetStateStatus,
     pub details: StateResponseDetails,
+    /// Background task runs that became ready in this transaction; see [`ReadyTaskRun`].
+    #[serde(skip)]
+    pub ready: Vec<ReadyTaskRun>,
+}
+
+/// A background task run that a task worker may take once the transaction is committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadyTaskRun {
+    pub id: TaskRunId,
+    /// Workers subscribe to keys.
+    pub task_key: String,
+    /// True where it has run before; retries go first.
+    pub retry: bool,
 }
 
 #[cfg(test)]
