@@ -87,7 +87,8 @@ ids! {
     FlowId = v4,
     FlowRunId = v7,
     FlowRunInputId = v4,
-    LeaseId = v4,
+    /// Time-ordered, unlike the reference's: so a lease that is gone tells who had made it (`orchestration/rule`).
+    LeaseId = v7,
     LogId = v7,
     SavedSearchId = v4,
     /// Of a flow run's or a task run's state.

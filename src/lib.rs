@@ -32,6 +32,8 @@ pub mod events;
 pub mod app;
 /// Background services, run by their elected leader.
 pub mod services;
+/// The only way a run changes state: an ordered table of small rules.
+pub mod orchestration;
 /// The HTTP API and WebSockets under `/api`.
 pub mod api;
 /// The composition root: starts and stops every part of a node in order.

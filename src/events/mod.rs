@@ -1,3 +1,5 @@
 //! Builders of every event that the server emits; pure. Emitted with `tx.emit(...)` in the transaction that made them.
 
+pub mod flow_run;
 pub mod lifecycle;
+pub mod related;

@@ -170,6 +170,18 @@ pub mod optional_seconds {
     }
 }
 
+/// What Python takes for true: everything but null, false, zero and what is empty.
+pub fn is_truthy(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(value) => *value,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+    }
+}
+
 /// Writes JSON as Python's `json.dumps` does: `, ` and `: ` between items, everything beyond ASCII escaped. JSON
 /// columns of SQLite are compared as text by the reference, so the bytes matter.
 pub fn python_dumps(value: &Value) -> String {
@@ -234,5 +246,13 @@ mod tests {
     fn dumps_is_pythons() {
         let value = serde_json::json!({"b": ["ä", "a\"\n", 1, 1.0, null], "a": {}});
         assert_eq!(python_dumps(&value), r#"{"b": ["\u00e4", "a\"\n", 1, 1.0, null], "a": {}}"#);
+    }
+
+    #[test]
+    fn what_is_empty_is_not_true() {
+        for nothing in [serde_json::json!(null), serde_json::json!(0), serde_json::json!(false), serde_json::json!(""), serde_json::json!([]), serde_json::json!({})] {
+            assert!(!is_truthy(&nothing), "{nothing}");
+        }
+        assert!(is_truthy(&serde_json::json!({"a": null})));
     }
 }

@@ -32,6 +32,7 @@ pub mod schema;
 pub mod task_run_records;
 pub mod task_runs;
 pub mod states;
+pub mod transitions;
 pub mod url;
 pub mod variables;
 

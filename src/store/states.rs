@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use crate::clock::Timestamp;
 use crate::id::{ArtifactCollectionId, ArtifactId, FlowRunId, StateId, TaskRunId};
-use crate::model::state::State;
+use crate::model::json;
+use crate::model::state::{State, StateType};
 use crate::store::schema as t;
 use crate::store::{Row, StoreError, Tx};
 
@@ -74,25 +75,13 @@ fn select(of: Of) -> SelectStatement {
     select
 }
 
-/// What Python takes for true: everything but null, false, zero and what is empty.
-fn says_something(value: &Value) -> bool {
-    match value {
-        Value::Null => false,
-        Value::Bool(value) => *value,
-        Value::Number(number) => number.as_f64() != Some(0.0),
-        Value::String(text) => !text.is_empty(),
-        Value::Array(items) => !items.is_empty(),
-        Value::Object(fields) => !fields.is_empty(),
-    }
-}
-
 fn decode(row: &Row) -> Result<State, StoreError> {
-    let own = row.get::<Option<Value>>("data")?.filter(says_something);
+    let own = row.get::<Option<Value>>("data")?.filter(json::is_truthy);
     let data = match own {
         Some(data) => Some(data),
         None => row.get::<Option<Value>>("result")?.filter(|result| !result.is_null()),
     };
-    Ok(State {
+    let mut state = State {
         id: row.get("id")?,
         kind: row.get("type")?,
         name: row.get("name")?,
@@ -100,7 +89,11 @@ fn decode(row: &Row) -> Result<State, StoreError> {
         message: row.get("message")?,
         data,
         state_details: row.json("state_details")?,
-    })
+    };
+    if state.kind == StateType::Scheduled {
+        state.state_details.scheduled_time.get_or_insert(state.timestamp);
+    }
+    Ok(state)
 }
 
 /// Reads one state.
@@ -260,13 +253,5 @@ mod tests {
         assert_eq!(taken(&mut data, "artifact_type"), None);
         assert_eq!(data, json!({"value": 1}));
         assert_eq!(taken(&mut json!([1]), "artifact_key"), None);
-    }
-
-    #[test]
-    fn empty_data_says_nothing() {
-        for nothing in [json!(null), json!(0), json!(false), json!(""), json!([]), json!({})] {
-            assert!(!says_something(&nothing), "{nothing}");
-        }
-        assert!(says_something(&json!({"a": null})));
     }
 }
