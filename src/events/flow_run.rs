@@ -79,7 +79,11 @@ fn truncated(text: &str) -> String {
 
 /// As Python's `isoformat`.
 fn isoformat(at: &Timestamp) -> String {
-    if at.nanosecond() / 1000 == 0 { at.format("%Y-%m-%dT%H:%M:%S+00:00").to_string() } else { at.format("%Y-%m-%dT%H:%M:%S%.6f+00:00").to_string() }
+    if at.nanosecond() / 1000 == 0 {
+        at.format("%Y-%m-%dT%H:%M:%S+00:00").to_string()
+    } else {
+        at.format("%Y-%m-%dT%H:%M:%S%.6f+00:00").to_string()
+    }
 }
 
 #[cfg(test)]

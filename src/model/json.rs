@@ -250,7 +250,14 @@ mod tests {
 
     #[test]
     fn what_is_empty_is_not_true() {
-        for nothing in [serde_json::json!(null), serde_json::json!(0), serde_json::json!(false), serde_json::json!(""), serde_json::json!([]), serde_json::json!({})] {
+        for nothing in [
+            serde_json::json!(null),
+            serde_json::json!(0),
+            serde_json::json!(false),
+            serde_json::json!(""),
+            serde_json::json!([]),
+            serde_json::json!({}),
+        ] {
             assert!(!is_truthy(&nothing), "{nothing}");
         }
         assert!(is_truthy(&serde_json::json!({"a": null})));

@@ -79,7 +79,9 @@ mod tests {
         let of = |text: &str| ClientVersion::of_user_agent(text).map(|version| version.to_string());
         assert_eq!(of("prefect/3.8.4 (API 0.8.4)").as_deref(), Some("3.8.4"));
         assert_eq!(of("prefect/3.4.11.dev1+3.gabc (API 0.8.4)").as_deref(), Some("3.4.11.dev1+3.gabc"));
-        for other in ["prefect/3.8 (API 0.8.4)", "prefect/3.8.4", "python-httpx/0.27", "prefect/3.8.4 (API 0.8.4) x", "prefect/x.y.z (API 1)"] {
+        for other in
+            ["prefect/3.8 (API 0.8.4)", "prefect/3.8.4", "python-httpx/0.27", "prefect/3.8.4 (API 0.8.4) x", "prefect/x.y.z (API 1)"]
+        {
             assert_eq!(of(other), None, "{other}");
         }
     }

@@ -6,8 +6,8 @@ use crate::model::state::StateType;
 use crate::orchestration::engine::Context;
 use crate::orchestration::rule::{Done, Rule, States};
 use crate::orchestration::transition::Transition;
-use crate::store::transitions::{self, TaskRun};
 use crate::store::Tx;
+use crate::store::transitions::{self, TaskRun};
 
 /// any -> RUNNING: a run whose key has a completed state takes that one, unless it asks for a fresh one.
 #[derive(Default)]

@@ -78,8 +78,7 @@ impl Rule<FlowRun> for HandleResumingPausedFlows {
         } else if from.state_details.pause_reschedule && without_deployment {
             on.reject(format!("Cannot reschedule a {state} flow run without a deployment."));
         } else if from.state_details.pause_timeout.is_some_and(|timeout| timeout < context.now) {
-            let failed =
-                State::new(StateType::Failed, context.now).with_message(format!("The flow was {state} and never resumed."));
+            let failed = State::new(StateType::Failed, context.now).with_message(format!("The flow was {state} and never resumed."));
             on.reject_with(failed, format!("The flow run {verb} has timed out and can no longer resume."));
         }
         Ok(())
