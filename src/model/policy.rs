@@ -40,6 +40,11 @@ pub struct FlowRunPolicy {
 }
 
 impl FlowRunPolicy {
+    /// The policy of a run about which nothing was said.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
     /// True while the run is being resumed.
     pub fn is_resuming(&self) -> bool {
         self.resuming == Some(true)
