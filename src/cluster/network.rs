@@ -171,6 +171,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         })
     }
 
+    #[expect(clippy::elidable_lifetime_names, reason = "as openraft's trait has it")]
     fn stream_append<'s, S>(
         &'s mut self,
         input: S,

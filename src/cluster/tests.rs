@@ -2,6 +2,8 @@
 //! threads go away with whatever they were doing, its sockets close; only what is on disk is left. (`kill -9` of real processes is the
 //! business of `tests/`.)
 
+#![expect(clippy::disallowed_methods, reason = "a test's own tasks end with the test")]
+
 mod failover;
 mod group;
 mod storage;
@@ -10,8 +12,9 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{Cluster, ClusterConfig, ClusterError, ServicesLeadership};

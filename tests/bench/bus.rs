@@ -6,6 +6,8 @@
 //! follower; a second run has all of them at the leader. Options: `--seconds N` per step (default 5), `--bytes N` per event
 //! (default 1024), `--publishers A,B,...`, `--json`.
 
+#![expect(clippy::disallowed_methods, reason = "a benchmark measures time, waits, and is no part of a node")]
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
