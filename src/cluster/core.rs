@@ -89,6 +89,10 @@ impl Core {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         if metrics.state == ServerState::Leader {
+            if metrics.membership_config.membership().voter_ids().count() == 1 {
+                // Nobody else has to be heard of.
+                return Some(Duration::ZERO);
+            }
             metrics.last_quorum_acked.map(|acked| acked.elapsed())
         } else {
             drop(metrics);

@@ -28,6 +28,9 @@ pub const PEER_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// Time to connect to a node before it counts as unreachable.
 pub const PEER_CONNECT: Duration = Duration::from_millis(250);
 
+/// Pause before a node that could not be reached is asked again: one that comes back is noticed at once.
+pub const PEER_RETRY: Duration = Duration::from_millis(50);
+
 /// Silence on a stream of appends which has unanswered ones, or of a connection that was pinged, before it is given up.
 /// Ten times the worst flush seen; heartbeats notice a dead node long before.
 pub const PEER_STALL: Duration = Duration::from_secs(2);
