@@ -114,7 +114,8 @@ pub async fn run(settings: Settings, options: RunOptions) -> anyhow::Result<()> 
         }
     };
     tokio::pin!(stop);
-    let parts = Parts { settings: Arc::clone(&settings), role: options.role, readiness: readiness.clone(), background: background.clone(), api };
+    let parts =
+        Parts { settings: Arc::clone(&settings), role: options.role, readiness: readiness.clone(), background: background.clone(), api };
     // `None`: told to stop before it was up.
     let started = tokio::select! {
         started = parts.start(&cluster) => Some(started),

@@ -191,8 +191,10 @@ const BANS: &[Ban] = &[
 fn banned_text_does_not_appear() {
     let mut wrong = Vec::new();
     let endings = [".rs", ".proto", ".toml", ".md", ".sql", ".yaml", ".sh", "/run", "/Dockerfile", "/base-image"];
-    let mut paths: Vec<PathBuf> =
-        ["src", "tests", "jepsen", "proto", "docker", "docs", ".ci", ".config"].iter().flat_map(|directory| files(directory, &endings)).collect();
+    let mut paths: Vec<PathBuf> = ["src", "tests", "jepsen", "proto", "docker", "docs", ".ci", ".config"]
+        .iter()
+        .flat_map(|directory| files(directory, &endings))
+        .collect();
     paths.extend(["Cargo.toml", "README.md"].iter().map(|name| root().join(name)));
     for path in paths {
         let name = shown(&path);

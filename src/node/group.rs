@@ -61,7 +61,8 @@ fn advertised(settings: &Settings, http: SocketAddr) -> String {
 }
 
 async fn resolve(address: &str) -> anyhow::Result<SocketAddr> {
-    let mut found = tokio::net::lookup_host(address).await.with_context(|| format!("the address {address} of this node cannot be resolved"))?;
+    let mut found =
+        tokio::net::lookup_host(address).await.with_context(|| format!("the address {address} of this node cannot be resolved"))?;
     found.next().with_context(|| format!("the address {address} of this node resolves to nothing"))
 }
 
