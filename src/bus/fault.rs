@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use uuid::Uuid;
 
-use super::command::{Batch, Command, Reply};
+use super::command::{Batch, Command, KeyCondition, Member, Reply};
 use super::rules::{Limits, Rules};
 use super::state::{BusReader, BusState, StateError, snapshot_files};
 use super::wire::proto;
@@ -232,4 +232,44 @@ fn what_is_no_snapshot_or_points_elsewhere_is_refused() {
     let batch = Batch { at_ms: 1, commands: Vec::new() };
     state.apply(7, &batch).expect("indexes may have gaps");
     assert!(matches!(state.apply(7, &batch), Err(StateError::OutOfOrder { index: 7, applied: 7 })));
+}
+
+/// Two versions of this program replay the same logs side by side: what a log comes to must not change. If this fails, `apply` decides
+/// otherwise than before, and needs a new command or a rule of its own instead.
+#[test]
+fn what_a_log_comes_to_is_frozen() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (mut state, _) = open(&directory.path().join("bus"), 1 << 20);
+    fill(&mut state);
+    let key = |condition| Command::SetKey {
+        key: Bytes::from_static(b"k"),
+        value: Bytes::from_static(b"v"),
+        expires_after_ms: Some(500),
+        condition,
+    };
+    let member = Member {
+        id: 1,
+        http_address: "127.0.0.1:4200".into(),
+        peer_address: "127.0.0.1:7100".into(),
+        version: "0.1.0".into(),
+        may_run_services: true,
+        incarnation: 1,
+    };
+    let commands = vec![
+        key(KeyCondition::IfAbsent),
+        key(KeyCondition::IfAbsent),
+        Command::FoundCluster { id: Uuid::from_u128(5) },
+        Command::SetMember(member),
+        Command::ElectServices { node: 1, replaces: Some(0) },
+        Command::AdvanceGroup { stream: Topic::Events, group: "g".into(), position: 4 },
+        Command::AdvanceGroup { stream: Topic::Events, group: "none".into(), position: 4 },
+        Command::DeleteGroup { stream: Topic::Actions, group: "none".into() },
+    ];
+    state.apply(100, &Batch { at_ms: 2_000, commands }).expect("applied");
+    publish(&mut state, 3).expect("applied");
+    let snapshot = directory.path().join("snapshot");
+    std::fs::create_dir(&snapshot).expect("a folder");
+    let files = state.snapshot().expect("a snapshot").write(&snapshot).expect("written");
+    let bytes: Vec<u8> = files.iter().flat_map(|file| std::fs::read(snapshot.join(&file.name)).expect("read")).collect();
+    assert_eq!(format!("{:016x} {:08x}", state.checksum(), crc32fast::hash(&bytes)), "a705f5918fa81499 e75ce440");
 }
