@@ -298,7 +298,10 @@ mod tests {
             condition,
         };
         vec![
-            (Command::Publish { stream: stream.clone(), messages: vec![message] }, "080112210a1f0a066576656e747312150901000000000000001102000000000000001a0170"),
+            (
+                Command::Publish { stream: stream.clone(), messages: vec![message] },
+                "080112210a1f0a066576656e747312150901000000000000001102000000000000001a0170",
+            ),
             (Command::AdvanceGroup { stream: stream.clone(), group: group.clone(), position: 3 }, "0801120f120d0a066576656e74731201671803"),
             (ensure(Start::First, None), "0801121082010d0a066576656e74731201671801"),
             (ensure(Start::Latest, Some(0)), "0801121282010f0a066576656e747312016720013000"),
@@ -315,7 +318,10 @@ mod tests {
             (Command::ElectServices { node: 1, replaces: None }, "08011205fa03020801"),
             (Command::ElectServices { node: 1, replaces: Some(0) }, "08011207fa030408011000"),
             (Command::ResignServices { node: 1, epoch: 7 }, "0801120782040408011007"),
-            (Command::SetRules(Rules::GENESIS), "0801123d82053a0a38088080808010108080801018a0f736208080800228808001308080801038e0c65b40800848800250e0a71258c0843d60a08d066880808020"),
+            (
+                Command::SetRules(Rules::GENESIS),
+                "0801123d82053a0a38088080808010108080801018a0f736208080800228808001308080801038e0c65b40800848800250e0a71258c0843d60a08d066880808020",
+            ),
             (Command::Checkpoint { index: 8, checksum: 9 }, "080112078a050408081009"),
         ]
     }
@@ -347,7 +353,10 @@ mod tests {
             Reply::Elected(8),
         ];
         let bytes = Reply::encode_all(&replies);
-        assert_eq!(hex(&bytes), "0a020a000a0512030a01720a081a060801100218030a062204080410050a0582010208060a038a01000a039201000a05c2020208070a03ca02000a05ca020208000a05e203020808");
+        assert_eq!(
+            hex(&bytes),
+            "0a020a000a0512030a01720a081a060801100218030a062204080410050a0582010208060a038a01000a039201000a05c2020208070a03ca02000a05ca020208000a05e203020808"
+        );
         assert_eq!(Reply::decode_all(bytes), Ok(replies.to_vec()));
     }
 
