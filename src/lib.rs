@@ -12,6 +12,8 @@ pub mod limits;
 pub mod model;
 /// When schedules are due, and under which key; pure.
 pub mod schedule;
+/// Checks of parameters and job variables against JSON Schemas, and values filled in at run time; pure.
+pub mod parameters;
 /// Settings: read once, checked as a whole, then immutable.
 pub mod config;
 /// Logs, metrics, readiness.
@@ -36,11 +38,11 @@ pub mod services;
 pub mod orchestration;
 /// The HTTP API and WebSockets under `/api`.
 pub mod api;
-/// The command line.
-pub mod cli;
-/// Asking a running node.
-pub mod ask;
 /// The composition root: starts and stops every part of a node in order.
 pub mod node;
+/// The command line.
+pub mod cli;
 /// `praetor dev`: a local group behind one front door.
 pub mod dev;
+/// Commands that ask a running node.
+pub mod ask;

@@ -1,3 +1,1 @@
-//! The runs of fault injection.
-
 fn main() {}

@@ -16,10 +16,13 @@ pub mod flow_runs;
 pub mod flows;
 pub mod health;
 pub mod logs;
+pub mod job_variables;
 pub mod root;
 pub mod socket;
 pub mod task_runs;
 pub mod variables;
+pub mod work_pools;
+pub mod work_queues;
 
 use std::str::FromStr;
 
@@ -48,17 +51,16 @@ pub fn routes() -> Router<App> {
         .merge(logs::router())
         .merge(task_runs::router())
         .merge(variables::router())
+        .merge(work_pools::router())
+        .merge(work_queues::router())
 }
 
 /// The API, ready to be served, below the base path of the settings.
-///
-/// `more` are routes of parts that the API does not know, below the same base path and behind the same layers.
-pub fn router(app: App, more: Router<App>) -> Router {
+pub fn router(app: App) -> Router {
     let settings = app.settings();
     let base_path = settings.server.base_path.trim_end_matches('/').to_owned();
     let cors = cors(settings);
     let api = routes()
-        .merge(more)
         .fallback(fallback)
         .method_not_allowed_fallback(fallback)
         .route_layer(from_fn(middleware::measure))

@@ -4,6 +4,8 @@
 //! create and update bodies forbid unknown keys where the reference does.
 
 pub mod concurrency;
+pub mod bounds;
+pub mod deployment;
 pub mod event;
 pub mod filter;
 pub mod flow;
@@ -20,6 +22,10 @@ pub mod schedule;
 pub mod state;
 pub mod task_run;
 pub mod text_search;
+pub mod status;
 pub mod variable;
+pub mod work_pool;
+pub mod work_queue;
+pub mod worker;
 
 pub use patch::Patch;

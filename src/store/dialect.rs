@@ -281,6 +281,42 @@ impl Dialect {
         (sql.to_owned(), Values(vec![name.into()]))
     }
 
+    /// True where the boolean column is true; in the words of the reference's partial indexes, so that these serve it.
+    pub fn is_true(self, column: impl Into<Expr>) -> Expr {
+        match self {
+            Self::Postgres => Expr::cust_with_exprs("$1 = true", [column.into()]),
+            Self::Sqlite => Expr::cust_with_exprs("? = 1", [column.into()]),
+        }
+    }
+
+    /// True where the `created_by` document names the id; in the words of the reference's expression index.
+    pub fn made_by(self, created_by: impl Into<Expr>, id: impl Into<Expr>) -> Expr {
+        let both = [created_by.into(), id.into()];
+        match self {
+            Self::Postgres => Expr::cust_with_exprs("($1 ->> 'id') = CAST($2 AS varchar)", both),
+            Self::Sqlite => Expr::cust_with_exprs("json_extract(?, '$.id') = ?", both),
+        }
+    }
+
+    /// A list of ids as one value for statements given as text; NULL for none.
+    pub fn uuid_list(self, ids: Option<Vec<Uuid>>) -> Value {
+        match self {
+            Self::Postgres => Value::Array(
+                ArrayType::Uuid,
+                ids.map(|ids| Box::new(ids.into_iter().map(|id| Value::Uuid(Some(id))).collect())),
+            ),
+            Self::Sqlite => Value::Json(ids.map(|ids| Box::new(serde_json::json!(ids)))),
+        }
+    }
+
+    /// The runs that a worker of a pool may start; see the text.
+    pub fn pool_runs(self) -> &'static str {
+        match self {
+            Self::Postgres => include_str!("sql/postgres/pool_runs.sql"),
+            Self::Sqlite => include_str!("sql/sqlite/pool_runs.sql"),
+        }
+    }
+
     // --- errors --------------------------------------------------------------------------------------------------
 
     pub(crate) fn constraint_of(self, error: &dyn DatabaseError) -> String {
