@@ -109,8 +109,11 @@ async fn check(tx: &mut Tx, template: &Map<String, Value>, layers: &[&Map<String
     for layer in layers {
         variables.extend((*layer).clone());
     }
-    let options =
-        Options { as_is: false, ignore_required: rules.ignore_required || (rules.ignore_bad_defaults && bad_defaults), none_with_default: true };
+    let options = Options {
+        as_is: false,
+        ignore_required: rules.ignore_required || (rules.ignore_bad_defaults && bad_defaults),
+        none_with_default: true,
+    };
     validate(&Value::Object(variables), schema, options).map_err(Failure::Variables)
 }
 

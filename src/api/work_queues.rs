@@ -195,8 +195,7 @@ async fn get_runs(
     let limit = page::limit(body.limit)?;
     let now = app.now();
     let mut tx = app.begin("work_queues.get_runs").await?;
-    let queue =
-        store::read(&mut tx, id).await?.ok_or_else(|| ApiError::ObjectNotFound(format!("Work queue with id {id} not found.")))?;
+    let queue = store::read(&mut tx, id).await?.ok_or_else(|| ApiError::ObjectNotFound(format!("Work queue with id {id} not found.")))?;
     let runs = scheduled_runs::of_queue(&mut tx, &queue, body.scheduled_before, limit).await?;
     tx.commit().await?;
     if !is_ui(&headers) {

@@ -39,11 +39,16 @@ fn pool_resource(pool: &WorkPool) -> Resource {
 fn pool_related(pool: &WorkPool) -> Vec<Resource> {
     let mut related = Vec::new();
     if let Some(queue) = pool.default_queue_id {
-        related.push(labels([("prefect.resource.id", format!("prefect.work-queue.{queue}")), ("prefect.resource.role", "default-queue".into())]));
+        related.push(labels([
+            ("prefect.resource.id", format!("prefect.work-queue.{queue}")),
+            ("prefect.resource.role", "default-queue".into()),
+        ]));
     }
     if let Some(block) = pool.storage_configuration.default_result_storage_block_id {
-        related
-            .push(labels([("prefect.resource.id", format!("prefect.block-document.{block}")), ("prefect.resource.role", "result-storage".into())]));
+        related.push(labels([
+            ("prefect.resource.id", format!("prefect.block-document.{block}")),
+            ("prefect.resource.role", "result-storage".into()),
+        ]));
     }
     related
 }

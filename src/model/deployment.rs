@@ -5,7 +5,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use crate::clock::Timestamp;
-use crate::id::{BlockDocumentId, ConcurrencyLimitId, DeploymentId, DeploymentScheduleId, FlowId, FlowRunId, TaskRunId, WorkPoolId, WorkQueueId};
+use crate::id::{
+    BlockDocumentId, ConcurrencyLimitId, DeploymentId, DeploymentScheduleId, FlowId, FlowRunId, TaskRunId, WorkPoolId, WorkQueueId,
+};
 use crate::model::concurrency::{ConcurrencyOptions, GlobalConcurrencyLimit};
 use crate::model::flow_run::CreatedBy;
 use crate::model::json::{self, invalid, write_timestamp};

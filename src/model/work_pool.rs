@@ -172,8 +172,7 @@ fn patched_job_template<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Pa
 }
 
 /// A placeholder as the reference's templating finds it: `{{ name }}`.
-static PLACEHOLDER: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"\{\{\s*([\w\.\-\[\]$]+)\s*\}\}").expect("the pattern is a constant"));
+static PLACEHOLDER: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\{\{\s*([\w\.\-\[\]$]+)\s*\}\}").expect("the pattern is a constant"));
 
 fn is_filled(value: Option<&Value>) -> bool {
     match value {

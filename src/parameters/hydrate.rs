@@ -87,7 +87,9 @@ fn of_kind(kind: &Value, fields: &Map<String, Value>, variables: &HashMap<String
     match kind.as_str() {
         Some("none") => value(fields.get("value").ok_or(HydrationError::Missing("value"))?, variables),
         Some("json") => match inner("value")?.flatten() {
-            Some(Value::String(text)) => serde_json::from_str(&text).map(Some).map_err(|error| HydrationError::Json(python_complaint(&text, &error))),
+            Some(Value::String(text)) => {
+                serde_json::from_str(&text).map(Some).map_err(|error| HydrationError::Json(python_complaint(&text, &error)))
+            }
             other => Ok(other),
         },
         Some("jinja") => {
@@ -157,7 +159,10 @@ mod tests {
         let message = |given| of(given).expect_err("must fail").to_string();
         assert_eq!(message(json!({"a": {"__prefect_kind": "none"}})), "Missing 'value' key in __prefect object");
         assert_eq!(message(json!({"a": {"__prefect_kind": "jinja"}})), "Missing 'template' key in __prefect object");
-        assert_eq!(message(json!({"a": {"__prefect_kind": "json", "value": "oops"}})), "Invalid JSON: Expecting value: line 1 column 1 (char 0)");
+        assert_eq!(
+            message(json!({"a": {"__prefect_kind": "json", "value": "oops"}})),
+            "Invalid JSON: Expecting value: line 1 column 1 (char 0)"
+        );
         assert_eq!(
             message(json!({"a": {"__prefect_kind": "workspace_variable", "variable_name": "w"}})),
             "Variable 'w' not found in workspace."

@@ -41,7 +41,8 @@ pub struct Options {
 /// # Errors
 /// [`Invalid::Schema`].
 pub fn check_schema(schema: &Value) -> Result<(), Invalid> {
-    let errors: Vec<Finding> = jsonschema::draft202012::meta::validator().iter_errors(schema).map(|error| Finding::new(&error, 0)).collect();
+    let errors: Vec<Finding> =
+        jsonschema::draft202012::meta::validator().iter_errors(schema).map(|error| Finding::new(&error, 0)).collect();
     best(errors).map_or(Ok(()), |finding| Err(Invalid::Schema(finding.message)))
 }
 
@@ -62,7 +63,11 @@ pub fn validate(values: &Value, schema: &Value, options: Options) -> Result<(), 
     let errors: Vec<Finding> = validator.iter_errors(values).map(|error| Finding::new(&error, 0)).collect();
     let Some(finding) = best(errors) else { return Ok(()) };
     let path = finding.json_path();
-    let field = if path == "$" { "Validation failed.".to_owned() } else { format!("Validation failed for field {}.", text(&path.replace("$.", ""))) };
+    let field = if path == "$" {
+        "Validation failed.".to_owned()
+    } else {
+        format!("Validation failed for field {}.", text(&path.replace("$.", "")))
+    };
     Err(Invalid::Values(format!("{field} Failure reason: {}", finding.message)))
 }
 
@@ -190,10 +195,14 @@ fn message(error: &ValidationError<'_>) -> String {
         Kind::ExclusiveMinimum { limit } => format!("{given} is less than or equal to the minimum of {}", repr(limit)),
         Kind::Maximum { limit } => format!("{given} is greater than the maximum of {}", repr(limit)),
         Kind::Minimum { limit } => format!("{given} is less than the minimum of {}", repr(limit)),
-        Kind::MaxItems { limit: 0 } | Kind::MaxLength { limit: 0 } | Kind::MaxProperties { limit: 0 } => format!("{given} is expected to be empty"),
+        Kind::MaxItems { limit: 0 } | Kind::MaxLength { limit: 0 } | Kind::MaxProperties { limit: 0 } => {
+            format!("{given} is expected to be empty")
+        }
         Kind::MaxItems { .. } | Kind::MaxLength { .. } => format!("{given} is too long"),
         Kind::MaxProperties { .. } => format!("{given} has too many properties"),
-        Kind::MinItems { limit: 1 } | Kind::MinLength { limit: 1 } | Kind::MinProperties { limit: 1 } => format!("{given} should be non-empty"),
+        Kind::MinItems { limit: 1 } | Kind::MinLength { limit: 1 } | Kind::MinProperties { limit: 1 } => {
+            format!("{given} should be non-empty")
+        }
         Kind::MinItems { .. } | Kind::MinLength { .. } => format!("{given} is too short"),
         Kind::MinProperties { .. } => format!("{given} does not have enough properties"),
         Kind::MultipleOf { multiple_of } => format!("{given} is not a multiple of {multiple_of}"),

@@ -1,9 +1,7 @@
 //! Table `deployment`. A deployment is read with its flow's name, its queue, pool and concurrency limit in one statement,
 //! and its schedules in a second one.
 
-use sea_query::{
-    Asterisk, Cond, Condition, Expr, ExprTrait, Func, OnConflict, Order, Query, SelectStatement, UpdateStatement,
-};
+use sea_query::{Asterisk, Cond, Condition, Expr, ExprTrait, Func, OnConflict, Order, Query, SelectStatement, UpdateStatement};
 use serde_json::{Map, Value, json};
 
 use super::work_pools::word;
@@ -212,10 +210,11 @@ pub enum Lock {
 pub async fn lock(tx: &mut Tx, ids: &[DeploymentId], lock: Lock) -> Result<(), StoreError> {
     let dialect = tx.dialect();
     let mut select = Query::select();
-    select.column(t::Deployment::Id).from(t::Deployment::Table).and_where(dialect.any_id(Expr::col(t::Deployment::Id), ids)).order_by(
-        t::Deployment::Id,
-        Order::Asc,
-    );
+    select
+        .column(t::Deployment::Id)
+        .from(t::Deployment::Table)
+        .and_where(dialect.any_id(Expr::col(t::Deployment::Id), ids))
+        .order_by(t::Deployment::Id, Order::Asc);
     match lock {
         Lock::Change => dialect.for_update(&mut select),
         Lock::Schedule => dialect.for_share(&mut select),
@@ -297,7 +296,11 @@ pub async fn update(tx: &mut Tx, id: DeploymentId, now: Timestamp, change: &Depl
             statement.value(column, given);
         }
     }
-    fn id_of<T: Clone + Into<sea_query::Value> + sea_query::Nullable>(statement: &mut UpdateStatement, column: t::Deployment, given: &Patch<T>) {
+    fn id_of<T: Clone + Into<sea_query::Value> + sea_query::Nullable>(
+        statement: &mut UpdateStatement,
+        column: t::Deployment,
+        given: &Patch<T>,
+    ) {
         if let Some(given) = given.clone().into_option() {
             statement.value(column, given);
         }
@@ -462,7 +465,11 @@ pub async fn mark(
         these = these.add(dialect.any_id(Expr::col(t::Deployment::WorkQueueId), queues));
     }
     let mut locked = Query::select();
-    locked.columns([t::Deployment::Id, t::Deployment::Status]).from(t::Deployment::Table).cond_where(these).order_by(t::Deployment::Id, Order::Asc);
+    locked
+        .columns([t::Deployment::Id, t::Deployment::Status])
+        .from(t::Deployment::Table)
+        .cond_where(these)
+        .order_by(t::Deployment::Id, Order::Asc);
     dialect.for_update(&mut locked);
     let (mut all, mut changed): (Vec<DeploymentId>, Vec<DeploymentId>) = (Vec::new(), Vec::new());
     for row in tx.fetch_all(&locked).await? {

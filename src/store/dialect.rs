@@ -301,10 +301,9 @@ impl Dialect {
     /// A list of ids as one value for statements given as text; NULL for none.
     pub fn uuid_list(self, ids: Option<Vec<Uuid>>) -> Value {
         match self {
-            Self::Postgres => Value::Array(
-                ArrayType::Uuid,
-                ids.map(|ids| Box::new(ids.into_iter().map(|id| Value::Uuid(Some(id))).collect())),
-            ),
+            Self::Postgres => {
+                Value::Array(ArrayType::Uuid, ids.map(|ids| Box::new(ids.into_iter().map(|id| Value::Uuid(Some(id))).collect())))
+            }
             Self::Sqlite => Value::Json(ids.map(|ids| Box::new(serde_json::json!(ids)))),
         }
     }

@@ -77,14 +77,7 @@ pub struct Horizon {
 impl Horizon {
     /// The reference's defaults, from `start`: 3 to 100 runs, an hour to 100 days.
     pub fn from(start: Timestamp) -> Self {
-        Self {
-            start,
-            end: start + TimeDelta::days(100),
-            min_time: TimeDelta::hours(1),
-            min_runs: 3,
-            max_runs: 100,
-            insert_batch: 500,
-        }
+        Self { start, end: start + TimeDelta::days(100), min_time: TimeDelta::hours(1), min_runs: 3, max_runs: 100, insert_batch: 500 }
     }
 }
 
@@ -131,7 +124,12 @@ pub async fn schedule(
     Ok(done)
 }
 
-fn runs_of(deployment: &Deployment, schedule: &DeploymentSchedule, now: Timestamp, horizon: &Horizon) -> Result<Vec<FlowRun>, ScheduleError> {
+fn runs_of(
+    deployment: &Deployment,
+    schedule: &DeploymentSchedule,
+    now: Timestamp,
+    horizon: &Horizon,
+) -> Result<Vec<FlowRun>, ScheduleError> {
     let mut parameters = deployment.parameters.clone();
     parameters.extend(schedule.parameters.clone());
     let mut tags = vec!["auto-scheduled".to_owned()];
@@ -193,7 +191,8 @@ async fn insert(tx: &mut Tx, runs: &[FlowRun], now: Timestamp) -> Result<Vec<Flo
             (run.id, state)
         })
         .collect();
-    let each = |value: &dyn Fn(&FlowRunId, &State) -> Option<String>| states.iter().map(|(run, state)| value(run, state)).collect::<Vec<_>>();
+    let each =
+        |value: &dyn Fn(&FlowRunId, &State) -> Option<String>| states.iter().map(|(run, state)| value(run, state)).collect::<Vec<_>>();
     Bulk::new("flow_run_state")
         .column("id", Column::Uuid(states.iter().map(|(_, state)| Some(state.id.into())).collect()))
         .column("created", Column::Timestamp(vec![Some(now); states.len()]))
@@ -250,13 +249,16 @@ pub async fn in_need(
         select
     };
     let count = Expr::SubQuery(None, Box::new(to_come().expr(Func::count(Expr::col(Asterisk))).take().into()));
-    let latest =
-        Expr::SubQuery(None, Box::new(to_come().expr(Func::max(Expr::col((t::FlowRun::Table, t::FlowRun::NextScheduledStartTime)))).take().into()));
+    let latest = Expr::SubQuery(
+        None,
+        Box::new(to_come().expr(Func::max(Expr::col((t::FlowRun::Table, t::FlowRun::NextScheduledStartTime)))).take().into()),
+    );
     let in_need = Query::select()
         .expr(Expr::val(1))
         .from(t::DeploymentSchedule::Table)
         .and_where(
-            Expr::col((t::DeploymentSchedule::Table, t::DeploymentSchedule::DeploymentId)).equals((t::Deployment::Table, t::Deployment::Id)),
+            Expr::col((t::DeploymentSchedule::Table, t::DeploymentSchedule::DeploymentId))
+                .equals((t::Deployment::Table, t::Deployment::Id)),
         )
         .and_where(dialect.is_true(Expr::col((t::DeploymentSchedule::Table, t::DeploymentSchedule::Active))))
         .cond_where(Cond::any().add(count.lt(min_runs as i64)).add(latest.lt(now + min_time)))
@@ -276,13 +278,19 @@ pub async fn in_need(
 }
 
 /// Deployments after the one given (in order of id) that were changed since a moment and have an active schedule.
-pub async fn changed_since(tx: &mut Tx, since: Timestamp, after: Option<DeploymentId>, limit: u64) -> Result<Vec<DeploymentId>, StoreError> {
+pub async fn changed_since(
+    tx: &mut Tx,
+    since: Timestamp,
+    after: Option<DeploymentId>,
+    limit: u64,
+) -> Result<Vec<DeploymentId>, StoreError> {
     let dialect = tx.dialect();
     let active = Query::select()
         .expr(Expr::val(1))
         .from(t::DeploymentSchedule::Table)
         .and_where(
-            Expr::col((t::DeploymentSchedule::Table, t::DeploymentSchedule::DeploymentId)).equals((t::Deployment::Table, t::Deployment::Id)),
+            Expr::col((t::DeploymentSchedule::Table, t::DeploymentSchedule::DeploymentId))
+                .equals((t::Deployment::Table, t::Deployment::Id)),
         )
         .and_where(dialect.is_true(Expr::col((t::DeploymentSchedule::Table, t::DeploymentSchedule::Active))))
         .take();

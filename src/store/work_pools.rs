@@ -82,7 +82,13 @@ fn key_is(key: &Key) -> Expr {
 ///
 /// # Errors
 /// [`StoreError::Unique`] where the name is taken.
-pub async fn insert(tx: &mut Tx, id: WorkPoolId, now: Timestamp, create: &WorkPoolCreate, status: WorkPoolStatus) -> Result<(), StoreError> {
+pub async fn insert(
+    tx: &mut Tx,
+    id: WorkPoolId,
+    now: Timestamp,
+    create: &WorkPoolCreate,
+    status: WorkPoolStatus,
+) -> Result<(), StoreError> {
     let insert = Query::insert()
         .into_table(t::WorkPool::Table)
         .columns([
@@ -117,7 +123,8 @@ pub async fn insert(tx: &mut Tx, id: WorkPoolId, now: Timestamp, create: &WorkPo
 
 /// Names the default queue of a pool that is being made.
 pub async fn set_default_queue(tx: &mut Tx, id: WorkPoolId, queue: WorkQueueId) -> Result<(), StoreError> {
-    let update = Query::update().table(t::WorkPool::Table).value(t::WorkPool::DefaultQueueId, queue).and_where(key_is(&Key::Id(id))).to_owned();
+    let update =
+        Query::update().table(t::WorkPool::Table).value(t::WorkPool::DefaultQueueId, queue).and_where(key_is(&Key::Id(id))).to_owned();
     tx.execute(&update).await.map(drop)
 }
 
@@ -211,7 +218,10 @@ pub async fn active_slots(tx: &mut Tx, ids: &[WorkPoolId]) -> Result<HashMap<Wor
         .column((t::WorkQueue::Table, t::WorkQueue::WorkPoolId))
         .expr_as(Func::count(Expr::col((t::FlowRun::Table, t::FlowRun::Id))), "slots")
         .from(t::FlowRun::Table)
-        .inner_join(t::WorkQueue::Table, Expr::col((t::FlowRun::Table, t::FlowRun::WorkQueueId)).equals((t::WorkQueue::Table, t::WorkQueue::Id)))
+        .inner_join(
+            t::WorkQueue::Table,
+            Expr::col((t::FlowRun::Table, t::FlowRun::WorkQueueId)).equals((t::WorkQueue::Table, t::WorkQueue::Id)),
+        )
         .and_where(dialect.any_id(Expr::col((t::WorkQueue::Table, t::WorkQueue::WorkPoolId)), ids))
         .and_where(Expr::col((t::FlowRun::Table, t::FlowRun::StateType)).is_in(SLOT_STATES))
         .group_by_col((t::WorkQueue::Table, t::WorkQueue::WorkPoolId));
@@ -230,7 +240,9 @@ pub async fn with_active_slots(tx: &mut Tx, mut pools: Vec<WorkPool>) -> Result<
 
 /// Columns of a [`SlotHolder`].
 pub(crate) fn slot_holder_columns(select: &mut SelectStatement) {
-    for column in [t::FlowRun::Id, t::FlowRun::Name, t::FlowRun::StateType, t::FlowRun::StateName, t::FlowRun::StartTime, t::FlowRun::StateTimestamp] {
+    for column in
+        [t::FlowRun::Id, t::FlowRun::Name, t::FlowRun::StateType, t::FlowRun::StateName, t::FlowRun::StartTime, t::FlowRun::StateTimestamp]
+    {
         select.column((t::FlowRun::Table, column));
     }
 }
@@ -283,7 +295,11 @@ pub async fn slot_holders(
 
 /// Joins `work_pool` to a statement over `work_queue`.
 pub(crate) fn join_pool_of_queue(select: &mut SelectStatement, kind: JoinType) {
-    select.join(kind, t::WorkPool::Table, Expr::col((t::WorkPool::Table, t::WorkPool::Id)).equals((t::WorkQueue::Table, t::WorkQueue::WorkPoolId)));
+    select.join(
+        kind,
+        t::WorkPool::Table,
+        Expr::col((t::WorkPool::Table, t::WorkPool::Id)).equals((t::WorkQueue::Table, t::WorkQueue::WorkPoolId)),
+    );
 }
 
 /// Field by field, what an update of a pool changed: `{field: {from, to}}`. Pausing is told by the status.

@@ -151,7 +151,10 @@ pub async fn read_in_pool(tx: &mut Tx, pool: &str, name: &str) -> Result<Option<
 /// Reads a queue by its name alone: of the given pool, or of any where there is none.
 pub async fn read_by_name(tx: &mut Tx, pool: Option<WorkPoolId>, name: &str) -> Result<Option<WorkQueue>, StoreError> {
     let mut select = select();
-    select.and_where(Expr::col((t::WorkQueue::Table, t::WorkQueue::Name)).eq(name)).order_by((t::WorkQueue::Table, t::WorkQueue::Created), Order::Asc).limit(1);
+    select
+        .and_where(Expr::col((t::WorkQueue::Table, t::WorkQueue::Name)).eq(name))
+        .order_by((t::WorkQueue::Table, t::WorkQueue::Created), Order::Asc)
+        .limit(1);
     if let Some(pool) = pool {
         select.and_where(Expr::col((t::WorkQueue::Table, t::WorkQueue::WorkPoolId)).eq(pool));
     }
@@ -179,7 +182,10 @@ pub async fn list(
         WorkQueueOrder::Name => t::WorkQueue::Name,
         WorkQueueOrder::Priority => t::WorkQueue::Priority,
     };
-    select.cond_where(condition).order_by((t::WorkQueue::Table, column), Order::Asc).order_by((t::WorkQueue::Table, t::WorkQueue::Id), Order::Asc);
+    select
+        .cond_where(condition)
+        .order_by((t::WorkQueue::Table, column), Order::Asc)
+        .order_by((t::WorkQueue::Table, t::WorkQueue::Id), Order::Asc);
     if let Some(pool) = pool {
         select.and_where(Expr::col((t::WorkQueue::Table, t::WorkQueue::WorkPoolId)).eq(pool));
     }
@@ -316,12 +322,15 @@ pub async fn filtered_slots(tx: &mut Tx, filter: &QueueFilter) -> Result<i64, St
 }
 
 fn holds_slot(id: WorkQueueId) -> Condition {
-    let name = Query::select().column(t::WorkQueue::Name).from(t::WorkQueue::Table).and_where(Expr::col(t::WorkQueue::Id).eq(id)).to_owned();
+    let name =
+        Query::select().column(t::WorkQueue::Name).from(t::WorkQueue::Table).and_where(Expr::col(t::WorkQueue::Id).eq(id)).to_owned();
     let column = |column| Expr::col((t::FlowRun::Table, column));
     Cond::all()
-        .add(Cond::any().add(column(t::FlowRun::WorkQueueId).eq(id)).add(
-            Cond::all().add(column(t::FlowRun::WorkQueueId).is_null()).add(column(t::FlowRun::WorkQueueName).in_subquery(name)),
-        ))
+        .add(
+            Cond::any()
+                .add(column(t::FlowRun::WorkQueueId).eq(id))
+                .add(Cond::all().add(column(t::FlowRun::WorkQueueId).is_null()).add(column(t::FlowRun::WorkQueueName).in_subquery(name))),
+        )
         .add(column(t::FlowRun::StateType).is_in(LEGACY_SLOT_STATES))
 }
 
@@ -336,7 +345,12 @@ pub async fn count_slot_holders(tx: &mut Tx, id: WorkQueueId) -> Result<i64, Sto
 pub async fn slot_holders(tx: &mut Tx, id: WorkQueueId, now: Timestamp, limit: u64, offset: u64) -> Result<Vec<SlotHolder>, StoreError> {
     let mut select = Query::select();
     slot_holder_columns(&mut select);
-    select.from(t::FlowRun::Table).cond_where(holds_slot(id)).order_by((t::FlowRun::Table, t::FlowRun::Id), Order::Asc).limit(limit).offset(offset);
+    select
+        .from(t::FlowRun::Table)
+        .cond_where(holds_slot(id))
+        .order_by((t::FlowRun::Table, t::FlowRun::Id), Order::Asc)
+        .limit(limit)
+        .offset(offset);
     tx.fetch_all(&select).await?.iter().map(|row| decode_slot_holder(row, now)).collect()
 }
 

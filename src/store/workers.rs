@@ -63,13 +63,7 @@ fn condition(filter: &WorkerFilter) -> Condition {
 }
 
 /// Notes a heartbeat of a worker, which is made where missing. Without an interval the worker keeps the one it has.
-pub async fn heartbeat(
-    tx: &mut Tx,
-    pool: WorkPoolId,
-    name: &str,
-    interval_seconds: Option<i32>,
-    now: Timestamp,
-) -> Result<(), StoreError> {
+pub async fn heartbeat(tx: &mut Tx, pool: WorkPoolId, name: &str, interval_seconds: Option<i32>, now: Timestamp) -> Result<(), StoreError> {
     let mut conflict = OnConflict::columns([t::Worker::WorkPoolId, t::Worker::Name]);
     conflict.update_columns([t::Worker::LastHeartbeatTime, t::Worker::Status]);
     if interval_seconds.is_some() {

@@ -170,7 +170,11 @@ pub(super) async fn count(State(app): State<App>, Json(body): Json<FilterBody>) 
 }
 
 /// Change a work pool.
-pub(super) async fn update(State(app): State<App>, Path(name): Path<String>, Json(body): Json<WorkPoolUpdate>) -> Result<StatusCode, ApiError> {
+pub(super) async fn update(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Json(body): Json<WorkPoolUpdate>,
+) -> Result<StatusCode, ApiError> {
     let beyond_pausing = !body.description.is_absent() || !body.base_job_template.is_absent() || !body.storage_configuration.is_absent();
     if is_reserved(&name) && beyond_pausing {
         return Err(reserved(
@@ -236,7 +240,8 @@ pub(super) async fn concurrency_status(
     let pool = store::read(&mut tx, &Key::Name(name.clone())).await?;
     let pool = pool.ok_or_else(|| ApiError::not_found(format!("Work pool '{name}' not found.")))?;
     let queues =
-        work_queues::list(&mut tx, Some(pool.id), Cond::all(), WorkQueueOrder::Priority, Some(limit), (page - 1).saturating_mul(limit)).await?;
+        work_queues::list(&mut tx, Some(pool.id), Cond::all(), WorkQueueOrder::Priority, Some(limit), (page - 1).saturating_mul(limit))
+            .await?;
     let count = work_queues::count(&mut tx, pool.id).await?.unsigned_abs();
     let active_slots = store::active_slots(&mut tx, &[pool.id]).await?.get(&pool.id).copied().unwrap_or(0);
     let ids: Vec<WorkQueueId> = queues.iter().map(|queue| queue.id).collect();
