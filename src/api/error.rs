@@ -4,6 +4,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use crate::orchestration::OrchestrationError;
 use crate::store::StoreError;
 
 /// One finding of request validation, as pydantic words it.
@@ -97,6 +98,15 @@ impl ApiError {
     /// What a route miss answers.
     pub fn no_route() -> Self {
         Self::not_found("Not Found")
+    }
+}
+
+impl From<OrchestrationError> for ApiError {
+    fn from(error: OrchestrationError) -> Self {
+        match error {
+            OrchestrationError::NotFound(message) => Self::ObjectNotFound(message),
+            OrchestrationError::Store(error) => Self::Store(error),
+        }
     }
 }
 

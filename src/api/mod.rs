@@ -2,6 +2,7 @@
 //! [`operations`]; what the router does not have of it answers 501, a wrong trailing slash is redirected (307), a known
 //! path with another method is 405, the rest 404, all in the reference's words.
 
+pub mod caller;
 pub mod error;
 pub mod extract;
 pub mod filters;
@@ -11,6 +12,8 @@ pub mod operations;
 pub mod page;
 pub mod run_logs;
 
+pub mod concurrency_limits;
+pub mod concurrency_limits_v2;
 pub mod events;
 pub mod flow_runs;
 pub mod flows;
@@ -46,6 +49,8 @@ use crate::limits;
 pub fn routes() -> Router<App> {
     Router::new()
         .merge(root::router())
+        .merge(concurrency_limits::router())
+        .merge(concurrency_limits_v2::router())
         .merge(flow_runs::router())
         .merge(flows::router())
         .merge(logs::router())

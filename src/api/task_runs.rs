@@ -1,5 +1,7 @@
 //! `/task_runs`. States are set in `api/task_runs/state.rs`.
 
+pub mod state;
+
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -21,7 +23,7 @@ use crate::store::task_runs as store;
 
 /// The routes of this file.
 pub fn router() -> Router<App> {
-    Router::new()
+    state::router()
         .route("/task_runs/count", post(count))
         .route("/task_runs/history", post(history))
         .route("/task_runs/filter", post(filter))

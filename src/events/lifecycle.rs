@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::clock::Timestamp;
+use crate::model::concurrency::{ConcurrencyLimit, ConcurrencyLimitV2};
 use crate::model::event::{Event, Resource};
 use crate::model::flow::Flow;
 use crate::model::variable::Variable;
@@ -56,4 +57,21 @@ pub fn variable(action: Action, variable: &Variable, occurred: Timestamp) -> Eve
 pub fn flow(action: Action, flow: &Flow, occurred: Timestamp) -> Event {
     let payload = json!({"name": flow.name, "tags": flow.tags, "labels": flow.labels});
     event("flow", action, flow.id, &flow.name, Vec::new(), payload, occurred)
+}
+
+/// `prefect.concurrency-limit.*` of a limit by name.
+pub fn concurrency_limit_v2(action: Action, limit: &ConcurrencyLimitV2, occurred: Timestamp) -> Event {
+    let payload = json!({
+        "name": limit.name,
+        "limit": limit.limit,
+        "active": limit.active,
+        "slot_decay_per_second": limit.slot_decay_per_second,
+    });
+    event("concurrency-limit", action, limit.id, &limit.name, Vec::new(), payload, occurred)
+}
+
+/// `prefect.concurrency-limit.*` of an old limit by tag.
+pub fn concurrency_limit(action: Action, limit: &ConcurrencyLimit, occurred: Timestamp) -> Event {
+    let payload = json!({"tag": limit.tag, "concurrency_limit": limit.concurrency_limit});
+    event("concurrency-limit", action, limit.id, &limit.tag, Vec::new(), payload, occurred)
 }

@@ -4,6 +4,7 @@ mod crud;
 mod input;
 mod logs;
 mod query;
+pub mod state;
 
 use axum::Router;
 
@@ -12,7 +13,7 @@ use crate::app::App;
 
 /// The routes of this folder.
 pub fn router() -> Router<App> {
-    Router::new().merge(crud::router()).merge(query::router()).merge(input::router()).merge(logs::router())
+    Router::new().merge(crud::router()).merge(query::router()).merge(input::router()).merge(logs::router()).merge(state::router())
 }
 
 fn missing() -> ApiError {

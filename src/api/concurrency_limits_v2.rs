@@ -1,0 +1,323 @@
+//! `/v2/concurrency_limits`: limits by name, their slots, and leases on slots.
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use chrono::TimeDelta;
+use serde::{Deserialize, Deserializer};
+
+use crate::api::error::ApiError;
+use crate::api::extract::{Json, Path};
+use crate::api::page;
+use crate::app::App;
+use crate::clock::Timestamp;
+use crate::events::lifecycle::{self, Action};
+use crate::id::LeaseId;
+use crate::model::concurrency::{
+    ConcurrencyLimitV2, ConcurrencyLimitV2Create, ConcurrencyLimitV2Update, ConcurrencyLimitWithLease, GlobalConcurrencyLimit, LeaseHolder,
+    MinimalConcurrencyLimit, Waits,
+};
+use crate::model::json::invalid;
+use crate::orchestration::{Context, interval};
+use crate::store::concurrency_limits::{self as store, Key};
+use crate::store::leases::{self, Occupancy};
+use crate::store::Tx;
+
+/// The routes of this file.
+pub fn router() -> Router<App> {
+    Router::new()
+        .route("/v2/concurrency_limits/", post(create))
+        .route("/v2/concurrency_limits/filter", post(filter))
+        .route("/v2/concurrency_limits/increment", post(increment))
+        .route("/v2/concurrency_limits/increment-with-lease", post(increment_with_lease))
+        .route("/v2/concurrency_limits/decrement", post(decrement))
+        .route("/v2/concurrency_limits/decrement-with-lease", post(decrement_with_lease))
+        .route("/v2/concurrency_limits/leases/{lease_id}/renew", post(renew))
+        .route("/v2/concurrency_limits/{id_or_name}", get(read).patch(update).delete(delete))
+}
+
+fn missing() -> ApiError {
+    ApiError::not_found("Concurrency Limit not found")
+}
+
+/// The longest waits for slots, out of the settings.
+pub fn waits(app: &App, now: Timestamp) -> Waits {
+    Context::server(now, &app.settings().orchestration).waits()
+}
+
+fn answer(limit: ConcurrencyLimitV2, now: Timestamp) -> GlobalConcurrencyLimit {
+    GlobalConcurrencyLimit {
+        active_slots: limit.active_slots_at(now),
+        id: limit.id,
+        created: limit.created,
+        updated: limit.updated,
+        active: limit.active,
+        name: limit.name,
+        limit: limit.limit,
+        slot_decay_per_second: limit.slot_decay_per_second,
+    }
+}
+
+fn minimal(limits: Vec<ConcurrencyLimitV2>) -> Vec<MinimalConcurrencyLimit> {
+    limits.into_iter().map(|limit| MinimalConcurrencyLimit { id: limit.id, name: limit.name, limit: limit.limit }).collect()
+}
+
+/// Create a concurrency limit.
+async fn create(
+    State(app): State<App>,
+    Json(body): Json<ConcurrencyLimitV2Create>,
+) -> Result<(StatusCode, Json<ConcurrencyLimitV2>), ApiError> {
+    let now = app.now();
+    let mut tx = app.begin("concurrency_limits_v2.create").await?;
+    let created = store::insert(&mut tx, now, &body).await?;
+    tx.emit(lifecycle::concurrency_limit_v2(Action::Created, &created, now));
+    tx.commit().await?;
+    Ok((StatusCode::CREATED, Json(created)))
+}
+
+/// Read a concurrency limit by id or name.
+async fn read(State(app): State<App>, Path(key): Path<String>) -> Result<Json<GlobalConcurrencyLimit>, ApiError> {
+    let limit = store::read(&mut app.read("concurrency_limits_v2.read").await?, &Key::of(&key)).await?.ok_or_else(missing)?;
+    Ok(Json(answer(limit, app.now())))
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct FilterBody {
+    limit: Option<i64>,
+    offset: Option<i64>,
+}
+
+/// List concurrency limits.
+async fn filter(State(app): State<App>, Json(body): Json<FilterBody>) -> Result<Json<Vec<GlobalConcurrencyLimit>>, ApiError> {
+    let (limit, offset) = (page::limit(body.limit)?, page::offset(body.offset)?);
+    let limits = store::list(&mut app.read("concurrency_limits_v2.filter").await?, limit, offset).await?;
+    let now = app.now();
+    Ok(Json(limits.into_iter().map(|limit| answer(limit, now)).collect()))
+}
+
+/// Change a concurrency limit by id or name.
+async fn update(
+    State(app): State<App>,
+    Path(key): Path<String>,
+    Json(body): Json<ConcurrencyLimitV2Update>,
+) -> Result<StatusCode, ApiError> {
+    let now = app.now();
+    let mut tx = app.begin("concurrency_limits_v2.update").await?;
+    let key = Key::Id(store::read(&mut tx, &Key::of(&key)).await?.ok_or_else(missing)?.id);
+    store::update(&mut tx, &key, now, &body).await?;
+    let after = store::read(&mut tx, &key).await?.ok_or_else(missing)?;
+    tx.emit(lifecycle::concurrency_limit_v2(Action::Updated, &after, now));
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Delete a concurrency limit by id or name.
+async fn delete(State(app): State<App>, Path(key): Path<String>) -> Result<StatusCode, ApiError> {
+    let mut tx = app.begin("concurrency_limits_v2.delete").await?;
+    let limit = store::read(&mut tx, &Key::of(&key)).await?.ok_or_else(missing)?;
+    store::delete(&mut tx, &Key::Id(limit.id)).await?;
+    tx.emit(lifecycle::concurrency_limit_v2(Action::Deleted, &limit, app.now()));
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Mode {
+    #[default]
+    Concurrency,
+    RateLimit,
+}
+
+#[derive(Debug, Deserialize)]
+struct IncrementBody {
+    #[serde(deserialize_with = "slots")]
+    slots: i64,
+    #[serde(deserialize_with = "names")]
+    names: Vec<String>,
+    #[serde(default)]
+    mode: Mode,
+}
+
+#[derive(Debug, Deserialize)]
+struct IncrementWithLeaseBody {
+    #[serde(deserialize_with = "slots")]
+    slots: i64,
+    #[serde(deserialize_with = "names")]
+    names: Vec<String>,
+    #[serde(default)]
+    mode: Mode,
+    #[serde(default = "five_minutes", deserialize_with = "lease_duration")]
+    lease_duration: f64,
+    #[serde(default)]
+    holder: Option<LeaseHolder>,
+}
+
+fn slots<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    match i64::deserialize(deserializer)? {
+        slots @ 1.. => Ok(slots),
+        _ => Err(invalid("greater_than", "Input should be greater than 0")),
+    }
+}
+
+fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let names = Vec::<String>::deserialize(deserializer)?;
+    if names.is_empty() {
+        return Err(invalid("too_short", "List should have at least 1 item after validation, not 0"));
+    }
+    Ok(names)
+}
+
+fn five_minutes() -> f64 {
+    300.0
+}
+
+fn lease_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    match f64::deserialize(deserializer)? {
+        seconds if seconds < 60.0 => Err(invalid("greater_than_equal", "Input should be greater than or equal to 60")),
+        seconds if seconds > 86_400.0 => Err(invalid("less_than_equal", "Input should be less than or equal to 86400")),
+        seconds => Ok(seconds),
+    }
+}
+
+fn duration(seconds: f64) -> TimeDelta {
+    TimeDelta::microseconds((seconds * 1e6).round() as i64)
+}
+
+/// The limits of these names, checked to be able to give `slots` at all.
+async fn able(tx: &mut Tx, names: &[String], slots: i64, mode: Mode) -> Result<Vec<ConcurrencyLimitV2>, ApiError> {
+    let limits = store::read_named(tx, names).await?;
+    let active = || limits.iter().filter(|limit| limit.active);
+    if active().any(|limit| limit.limit < slots) {
+        return Err(ApiError::detail(StatusCode::UNPROCESSABLE_ENTITY, "Slots requested is greater than the limit"));
+    }
+    let steady: Vec<&str> = active().filter(|limit| limit.slot_decay_per_second == 0.0).map(|limit| limit.name.as_str()).collect();
+    if mode == Mode::RateLimit && !steady.is_empty() {
+        let detail = format!(
+            "Only concurrency limits with slot decay can be used for rate limiting. The following limits do not have a decay configured: '{}'",
+            steady.join(",")
+        );
+        return Err(ApiError::detail(StatusCode::UNPROCESSABLE_ENTITY, detail));
+    }
+    Ok(limits)
+}
+
+fn active_ids(limits: &[ConcurrencyLimitV2]) -> Vec<crate::id::ConcurrencyLimitId> {
+    limits.iter().filter(|limit| limit.active).map(|limit| limit.id).collect()
+}
+
+/// 423 with the time after which a slot may be free, out of the limit that blocks most. Writes the refusal down and
+/// commits: the next one waits longer.
+async fn locked(mut tx: Tx, limits: &[ConcurrencyLimitV2], slots: i64, now: Timestamp, waits: Waits) -> Result<ApiError, ApiError> {
+    store::deny(&mut tx, &active_ids(limits), slots, now, waits).await?;
+    tx.commit().await?;
+    let average = limits
+        .iter()
+        .filter(|limit| limit.active)
+        .map(|limit| blocking(limit, slots, waits))
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map_or(0.0, |(_, average)| average);
+    Ok(ApiError::Locked { detail: "Locked".into(), retry_after: interval::clamped_poisson(average, interval::CLAMPING) })
+}
+
+/// How many slots are wanted of a limit, per slot that it has, and for how many seconds that blocks on average.
+fn blocking(limit: &ConcurrencyLimitV2, slots: i64, waits: Waits) -> (f64, f64) {
+    let wanted = (slots + limit.denied_slots) as f64;
+    if limit.slot_decay_per_second > 0.0 {
+        return (wanted, wanted / limit.slot_decay_per_second);
+    }
+    let blocking = wanted / limit.limit.max(1) as f64;
+    let longest = if limit.tag().is_some() { waits.tag_seconds } else { waits.other_seconds };
+    (blocking, (limit.avg_slot_occupancy_seconds.min(longest) * blocking).min(longest))
+}
+
+/// Take slots of limits; all of them or none.
+async fn increment(State(app): State<App>, Json(body): Json<IncrementBody>) -> Result<Json<Vec<MinimalConcurrencyLimit>>, ApiError> {
+    let now = app.now();
+    let waits = waits(&app, now);
+    let mut tx = app.begin("concurrency_limits_v2.increment").await?;
+    let limits = able(&mut tx, &body.names, body.slots, body.mode).await?;
+    if !store::take(&mut tx, &active_ids(&limits), body.slots, now, waits).await? {
+        return Err(locked(tx, &limits, body.slots, now, waits).await?);
+    }
+    tx.commit().await?;
+    Ok(Json(minimal(limits)))
+}
+
+/// Take slots of limits under a lease; all of them or none.
+async fn increment_with_lease(
+    State(app): State<App>,
+    Json(body): Json<IncrementWithLeaseBody>,
+) -> Result<Json<ConcurrencyLimitWithLease>, ApiError> {
+    let now = app.now();
+    let waits = waits(&app, now);
+    let mut tx = app.begin("concurrency_limits_v2.increment_with_lease").await?;
+    let limits = able(&mut tx, &body.names, body.slots, body.mode).await?;
+    let (ids, lasting) = (active_ids(&limits), duration(body.lease_duration));
+    match leases::take(&mut tx, &ids, body.slots, lasting, body.holder, now, waits).await? {
+        Some(lease) => {
+            tx.commit().await?;
+            Ok(Json(ConcurrencyLimitWithLease { lease_id: lease.id, limits: minimal(limits) }))
+        }
+        None => Err(locked(tx, &limits, body.slots, now, waits).await?),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct DecrementBody {
+    #[serde(deserialize_with = "slots")]
+    slots: i64,
+    #[serde(deserialize_with = "names")]
+    names: Vec<String>,
+    #[serde(default, deserialize_with = "occupancy")]
+    occupancy_seconds: Option<f64>,
+}
+
+fn occupancy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    match Option::<f64>::deserialize(deserializer)? {
+        Some(seconds) if seconds <= 0.0 => Err(invalid("greater_than", "Input should be greater than 0")),
+        seconds => Ok(seconds),
+    }
+}
+
+/// Give slots of limits back.
+async fn decrement(State(app): State<App>, Json(body): Json<DecrementBody>) -> Result<Json<Vec<MinimalConcurrencyLimit>>, ApiError> {
+    let now = app.now();
+    let mut tx = app.begin("concurrency_limits_v2.decrement").await?;
+    let limits = store::read_named(&mut tx, &body.names).await?;
+    store::give_back(&mut tx, &active_ids(&limits), body.slots, body.occupancy_seconds, now, waits(&app, now)).await?;
+    tx.commit().await?;
+    Ok(Json(minimal(limits)))
+}
+
+#[derive(Debug, Deserialize)]
+struct DecrementWithLeaseBody {
+    lease_id: LeaseId,
+}
+
+/// Give the slots of a lease back; one that is gone has given them back already.
+async fn decrement_with_lease(State(app): State<App>, Json(body): Json<DecrementWithLeaseBody>) -> Result<StatusCode, ApiError> {
+    let now = app.now();
+    let mut tx = app.begin("concurrency_limits_v2.decrement_with_lease").await?;
+    leases::give_back(&mut tx, body.lease_id, Occupancy::Counts, now, waits(&app, now)).await?;
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Debug, Deserialize)]
+struct RenewBody {
+    #[serde(default = "five_minutes", deserialize_with = "lease_duration")]
+    lease_duration: f64,
+}
+
+/// Let a lease run on.
+async fn renew(State(app): State<App>, Path(id): Path<LeaseId>, Json(body): Json<RenewBody>) -> Result<StatusCode, ApiError> {
+    let mut tx = app.begin("concurrency_limits_v2.renew").await?;
+    if !leases::renew(&mut tx, id, duration(body.lease_duration), app.now()).await? {
+        return Err(ApiError::detail(StatusCode::GONE, "Lease not found - it may have expired or been revoked"));
+    }
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
+}

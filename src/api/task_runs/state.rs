@@ -1,0 +1,41 @@
+//! Set states of task runs.
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::post;
+use serde::Deserialize;
+
+use crate::api::error::ApiError;
+use crate::api::extract::{Json, Path};
+use crate::api::flow_runs::state::status;
+use crate::app::App;
+use crate::id::TaskRunId;
+use crate::model::state::{OrchestrationResult, StateCreate};
+use crate::orchestration::{Context, TaskPolicy, set_task_run_state};
+
+/// The routes of this file.
+pub fn router() -> Router<App> {
+    Router::new().route("/task_runs/{id}/set_state", post(set_state))
+}
+
+#[derive(Debug, Deserialize)]
+struct SetStateBody {
+    state: StateCreate,
+    #[serde(default)]
+    force: bool,
+}
+
+/// Propose a state for a task run. No rule over task runs looks at the client's versions.
+async fn set_state(
+    State(app): State<App>,
+    Path(id): Path<TaskRunId>,
+    Json(body): Json<SetStateBody>,
+) -> Result<(StatusCode, Json<OrchestrationResult>), ApiError> {
+    let now = app.now();
+    let context = Context::server(now, &app.settings().orchestration);
+    let mut tx = app.begin("task_runs.set_state").await?;
+    let result = set_task_run_state(&mut tx, &context, id, body.state.at(now), TaskPolicy::of_request(body.force)).await?;
+    tx.commit().await?;
+    Ok((status(&result, now), Json(result)))
+}
