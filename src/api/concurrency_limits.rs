@@ -50,7 +50,8 @@ fn name(tag: &str) -> String {
 
 /// A limit by name as the old API shows it: with the task runs that hold its slots.
 fn old_form(limit: ConcurrencyLimitV2, leases: &[Lease], now: Timestamp) -> ConcurrencyLimit {
-    let holders = leases.iter().filter(|lease| lease.expires > now && lease.limits.contains(&limit.id)).filter_map(|lease| lease.holder.as_ref());
+    let holders =
+        leases.iter().filter(|lease| lease.expires > now && lease.limits.contains(&limit.id)).filter_map(|lease| lease.holder.as_ref());
     ConcurrencyLimit {
         id: limit.id,
         created: limit.created,
@@ -67,7 +68,10 @@ async fn in_old_form(tx: &mut Tx, limit: ConcurrencyLimitV2, now: Timestamp) -> 
 }
 
 /// Create a limit on a tag, or change the one that there is.
-async fn create(State(app): State<App>, Json(body): Json<ConcurrencyLimitCreate>) -> Result<(StatusCode, Json<ConcurrencyLimit>), ApiError> {
+async fn create(
+    State(app): State<App>,
+    Json(body): Json<ConcurrencyLimitCreate>,
+) -> Result<(StatusCode, Json<ConcurrencyLimit>), ApiError> {
     let now = app.now();
     let mut tx = app.begin("concurrency_limits.create").await?;
     let name = name(&body.tag);

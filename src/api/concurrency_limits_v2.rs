@@ -20,9 +20,9 @@ use crate::model::concurrency::{
 };
 use crate::model::json::invalid;
 use crate::orchestration::{Context, interval};
+use crate::store::Tx;
 use crate::store::concurrency_limits::{self as store, Key};
 use crate::store::leases::{self, Occupancy};
-use crate::store::Tx;
 
 /// The routes of this file.
 pub fn router() -> Router<App> {
