@@ -39,7 +39,8 @@ pub enum View {
 /// The node cannot be reached, or refuses.
 pub async fn status(args: &AskArgs, view: View) -> anyhow::Result<()> {
     loop {
-        let answer = get(args, "/cluster/status").await;
+        let url = format!("{}/cluster/status", args.api_url.trim_end_matches('/'));
+        let answer = get(&url, args.auth_string.as_deref(), ANSWER_WITHIN).await;
         let text = match answer {
             Ok(status) if args.json => format!("{status}\n"),
             Ok(status) => render(&status, view),
@@ -61,13 +62,16 @@ pub async fn status(args: &AskArgs, view: View) -> anyhow::Result<()> {
     }
 }
 
-async fn get(args: &AskArgs, path: &str) -> anyhow::Result<Value> {
-    let url = format!("{}{path}", args.api_url.trim_end_matches('/'));
+/// The JSON that a node answers at `url`.
+///
+/// # Errors
+/// It cannot be reached within `within`, or does not answer 2xx in JSON.
+pub(crate) async fn get(url: &str, auth: Option<&str>, within: Duration) -> anyhow::Result<Value> {
     if url.starts_with("https://") {
-        bail!("{url}: this command speaks plain HTTP; name a node itself, such as http://127.0.0.1:4200/api");
+        bail!("{url}: only plain HTTP is spoken here; name a node itself, such as http://127.0.0.1:4200/api");
     }
-    let mut request = Request::get(&url).header(header::ACCEPT, "application/json");
-    if let Some(auth) = &args.auth_string {
+    let mut request = Request::get(url).header(header::ACCEPT, "application/json");
+    if let Some(auth) = auth {
         let encoded = base64::engine::general_purpose::STANDARD.encode(auth);
         request = request.header(header::AUTHORIZATION, format!("Basic {encoded}"));
     }
@@ -79,10 +83,10 @@ async fn get(args: &AskArgs, path: &str) -> anyhow::Result<Value> {
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
         Ok::<_, hyper_util::client::legacy::Error>((status, body))
     };
-    let (status, body) = tokio::time::timeout(ANSWER_WITHIN, asked)
+    let (status, body) = tokio::time::timeout(within, asked)
         .await
-        .with_context(|| format!("{url} did not answer within {} s", ANSWER_WITHIN.as_secs()))?
-        .with_context(|| format!("{url} cannot be reached; is a node running there? --api-url names another"))?;
+        .with_context(|| format!("{url} did not answer within {} s", within.as_secs_f64()))?
+        .with_context(|| format!("{url} cannot be reached; is a node running there?"))?;
     let body = body.map_err(|error| anyhow::anyhow!("the answer of {url} broke off: {error}"))?.to_bytes();
     if status == StatusCode::UNAUTHORIZED {
         bail!("{url} asks for credentials; give --auth-string or PREFECT_API_AUTH_STRING");
@@ -157,7 +161,7 @@ fn streams(out: &mut String, streams: &[Value]) -> std::fmt::Result {
 }
 
 fn groups(out: &mut String, streams: &[Value]) -> std::fmt::Result {
-    writeln!(out, "{:28} {:28} {:>12} {:>12}", "stream", "group", "lag", "pending")?;
+    writeln!(out, "{:28} {:28} {:>12} {:>12}", "stream", "group", "position", "behind")?;
     for stream in streams {
         for group in stream["groups"].as_array().into_iter().flatten() {
             writeln!(
@@ -165,8 +169,8 @@ fn groups(out: &mut String, streams: &[Value]) -> std::fmt::Result {
                 "{:28} {:28} {:>12} {:>12}",
                 shown(&stream["name"]),
                 shown(&group["name"]),
-                shown(&group["lag"]),
-                shown(&group["pending"])
+                shown(&group["position"]),
+                shown(&group["behind"])
             )?;
         }
     }
@@ -194,13 +198,13 @@ mod tests {
         let status = json!({
             "cluster_id": "c", "leader": 2, "epoch": 42,
             "nodes": [{"id": 2, "pid": 4711, "role": "leader", "up": true, "http": "127.0.0.1:4202"}],
-            "streams": [{"name": "events", "entries": 3, "bytes": 99, "groups": [{"name": "persister", "lag": 1}]}],
+            "streams": [{"name": "events", "entries": 3, "bytes": 99, "groups": [{"name": "persister", "behind": 1}]}],
         });
         let text = render(&status, View::Cluster);
         assert!(text.starts_with("cluster c  leader 2  services leader -  epoch 42\n"), "{text}");
         assert!(text.contains("4711 leader     yes"), "{text}");
         assert!(render(&status, View::Streams).contains("events"), "{text}");
         let groups = render(&status, View::Groups);
-        assert!(groups.lines().any(|line| line.split_whitespace().eq(["events", "persister", "1", "-"])), "{groups}");
+        assert!(groups.lines().any(|line| line.split_whitespace().eq(["events", "persister", "-", "1"])), "{groups}");
     }
 }

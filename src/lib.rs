@@ -38,11 +38,11 @@ pub mod services;
 pub mod orchestration;
 /// The HTTP API and WebSockets under `/api`.
 pub mod api;
-/// The composition root: starts and stops every part of a node in order.
-pub mod node;
 /// The command line.
 pub mod cli;
+/// Asking a running node.
+pub mod ask;
+/// The composition root: starts and stops every part of a node in order.
+pub mod node;
 /// `praetor dev`: a local group behind one front door.
 pub mod dev;
-/// Commands that ask a running node.
-pub mod ask;

@@ -4,7 +4,8 @@
 //! answers 503 until it comes back. What can never work (settings, a database of another version) ends the process with
 //! a sentence. SIGTERM or SIGINT: not ready, requests in flight end, background work ends, exit 0.
 
-mod absent;
+mod group;
+mod status;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -25,8 +26,11 @@ use tower::ServiceExt;
 use crate::api::health::{self, Probes};
 use crate::app::App;
 use crate::clock::SystemClock;
+use crate::cluster::Cluster;
 use crate::config::Settings;
 use crate::listener::{Body, Limits, Listener};
+use crate::services::driver;
+use crate::services::status::Board;
 use crate::store::open::OpenError;
 use crate::store::{self, Store};
 use crate::task::{Stopped, Tasks};
@@ -87,6 +91,9 @@ pub async fn run(settings: Settings, options: RunOptions) -> anyhow::Result<()> 
         listener.serve("http.connection", limits, requests.clone(), move |request, peer| front.clone().answer(request, peer)),
     );
     announce(&settings, options.role, address);
+    readiness.not_ready(group::GROUP, "not started yet");
+    let cluster = group::join(&settings, options.role, address).await?;
+    background.spawn_vital("node.watch_group", group::watch_group(Arc::downgrade(&cluster), readiness.clone(), background.clone()));
 
     let beat = telemetry.clone();
     let stopping = background.stopping();
@@ -107,19 +114,23 @@ pub async fn run(settings: Settings, options: RunOptions) -> anyhow::Result<()> 
         }
     };
     tokio::pin!(stop);
+    let parts =
+        Parts { settings: Arc::clone(&settings), role: options.role, readiness: readiness.clone(), background: background.clone(), api };
     // `None`: told to stop before it was up.
     let started = tokio::select! {
-        started = start(Arc::clone(&settings), options.role, readiness.clone(), background.clone(), api) => Some(started),
+        started = parts.start(&cluster) => Some(started),
         () = &mut stop => None,
     };
     if let Some(Err(error)) = started {
         requests.shutdown(Duration::from_millis(100)).await;
         background.shutdown(Duration::from_secs(1)).await;
+        leave(cluster).await;
         return Err(error);
     }
     if started.is_some() {
         stop.await;
     }
+    drop(parts);
 
     readiness.not_ready(NODE, "it is shutting down");
     tracing::info!("shutting down");
@@ -128,6 +139,7 @@ pub async fn run(settings: Settings, options: RunOptions) -> anyhow::Result<()> 
             tracing::warn!("{step} did not end within {} s and was dropped: {}", grace.as_secs(), names.join(", "));
         }
     }
+    leave(cluster).await;
     if let Some(name) = requests.failed().or(background.failed()) {
         bail!("the node stopped because its task {name} ended");
     }
@@ -135,32 +147,52 @@ pub async fn run(settings: Settings, options: RunOptions) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Starts what needs the database, waiting for it as long as it takes.
-async fn start(
+/// Leaves the group in good order: what was published is committed, the leads are handed over.
+async fn leave(cluster: Arc<Cluster>) {
+    match Arc::into_inner(cluster) {
+        Some(cluster) => cluster.shutdown().await,
+        None => tracing::warn!("the group is still in use by a request that was dropped; its lead is not handed over"),
+    }
+}
+
+/// What the parts that need the database are made of.
+struct Parts {
     settings: Arc<Settings>,
     role: Role,
     readiness: Readiness,
     background: Tasks,
     api: Arc<OnceLock<Router>>,
-) -> anyhow::Result<()> {
-    let store = open_database(&settings, &readiness).await?;
-    let app = App::new(store, Arc::new(absent::AbsentBus), String::new(), Arc::new(SystemClock), Arc::clone(&settings), background.clone());
-    let watched = app.clone();
-    let stopping = background.stopping();
-    let reports = readiness.clone();
-    background.spawn_vital("database.watch", async move {
-        while stopping.run_until_cancelled(tokio::time::sleep(DATABASE_CHECK)).await.is_some() {
-            check_database(&watched, &reports).await;
-        }
-    });
-    if role == Role::Server {
-        api.set(crate::api::router(app)).expect("the API is set once, here");
+}
+
+impl Parts {
+    /// Starts them, waiting for the database and the founding of the group as long as it takes.
+    async fn start(&self, cluster: &Arc<Cluster>) -> anyhow::Result<()> {
+        let store = open_database(&self.settings, &self.readiness).await?;
+        let cluster_id = group::founded(cluster).await;
+        let background = &self.background;
+        let app = App::new(store, cluster.bus(), cluster_id, Arc::new(SystemClock), Arc::clone(&self.settings), background.clone());
+        background.spawn_vital("node.watch_database", watch_database(app.clone(), self.readiness.clone()));
+
+        let board = Board::default();
+        let leadership = group::services_leadership(cluster, self.settings.cluster.node_id, background);
+        background.spawn_vital("services.driver", driver::run(app.clone(), leadership, board.clone()));
+        background.spawn_vital("node.watch_services", watch_services(app.clone(), board.clone(), self.readiness.clone()));
+
+        let status = status::router(status::Sources { cluster: Arc::downgrade(cluster), board, app: app.clone() });
+        let api = match self.role {
+            Role::Server => crate::api::router(app, status),
+            Role::Services => Router::new().fallback(async || (StatusCode::NOT_FOUND, "this member runs services and serves no API\n")),
+        };
+        self.api.set(api).expect("the API is set once, here");
+        Ok(())
     }
-    Ok(())
 }
 
 /// How often the database is asked whether it is there.
 const DATABASE_CHECK: Duration = Duration::from_secs(1);
+
+/// How often `/readyz` takes in how the services do.
+const SERVICES_CHECK: Duration = Duration::from_millis(500);
 
 /// Opens the database, however long that takes; only what waiting cannot mend is an error.
 async fn open_database(settings: &Settings, readiness: &Readiness) -> anyhow::Result<Store> {
@@ -184,6 +216,36 @@ async fn open_database(settings: &Settings, readiness: &Readiness) -> anyhow::Re
             Err(error) => return Err(error.into()),
         }
         tokio::time::sleep(DATABASE_CHECK).await;
+    }
+}
+
+async fn watch_database(app: App, readiness: Readiness) {
+    let stopping = app.tasks().stopping();
+    while stopping.run_until_cancelled(tokio::time::sleep(DATABASE_CHECK)).await.is_some() {
+        check_database(&app, &readiness).await;
+    }
+}
+
+/// Gives every service that runs here its line in `/readyz`: one that cannot work cannot look healthy.
+async fn watch_services(app: App, board: Board, readiness: Readiness) {
+    let stopping = app.tasks().stopping();
+    let mut shown: Vec<&'static str> = Vec::new();
+    while stopping.run_until_cancelled(tokio::time::sleep(SERVICES_CHECK)).await.is_some() {
+        let (services, stuck) = (board.list(), board.stuck(app.now()));
+        for name in shown.extract_if(.., |name| services.iter().all(|service| service.name != *name)) {
+            readiness.forget(name);
+        }
+        for service in services {
+            if stuck.contains(&service.name) {
+                let error = service.error.as_deref().unwrap_or("no error was reported");
+                readiness.not_ready(service.name, format!("no success for more than {} s: {error}", service.patience_seconds));
+            } else {
+                readiness.ready(service.name);
+            }
+            if !shown.contains(&service.name) {
+                shown.push(service.name);
+            }
+        }
     }
 }
 

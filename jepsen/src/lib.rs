@@ -1,1 +1,9 @@
-//! Fault injection for Praetor.
+//! Fault injection for Praetor, as a black box: real processes, known by the path of their binary and by what they
+//! answer. `tests/` borrows its process control and its clients.
+
+pub mod client;
+pub mod cluster;
+pub mod database;
+pub mod history;
+pub mod ports;
+pub mod wait;

@@ -1,1 +1,3 @@
+//! The runs of fault injection.
+
 fn main() {}

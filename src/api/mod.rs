@@ -61,11 +61,14 @@ pub fn routes() -> Router<App> {
 }
 
 /// The API, ready to be served, below the base path of the settings.
-pub fn router(app: App) -> Router {
+///
+/// `more` are routes of parts that the API does not know, below the same base path and behind the same layers.
+pub fn router(app: App, more: Router<App>) -> Router {
     let settings = app.settings();
     let base_path = settings.server.base_path.trim_end_matches('/').to_owned();
     let cors = cors(settings);
     let api = routes()
+        .merge(more)
         .fallback(fallback)
         .method_not_allowed_fallback(fallback)
         .route_layer(from_fn(middleware::measure))

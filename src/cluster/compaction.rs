@@ -4,9 +4,9 @@
 //! leader, on which everybody waits, the longest.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::core::Core;
 use super::limits;

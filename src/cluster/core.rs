@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::{Instant as _, ReadPolicy, ServerState};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::config::{ClusterConfig, ClusterError};
 use super::identity::Identity;
@@ -88,6 +89,10 @@ impl Core {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         if metrics.state == ServerState::Leader {
+            if metrics.membership_config.membership().voter_ids().count() == 1 {
+                // Nobody else has to be heard of.
+                return Some(Duration::ZERO);
+            }
             metrics.last_quorum_acked.map(|acked| acked.elapsed())
         } else {
             drop(metrics);

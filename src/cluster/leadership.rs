@@ -2,11 +2,10 @@
 //! Raft lead.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use openraft::async_runtime::WatchReceiver as _;
 use tokio::sync::watch;
-use tokio::time::{Duration, MissedTickBehavior, interval};
+use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
 
 use super::config::ClusterError;
 use super::core::Core;

@@ -28,6 +28,9 @@ pub const PEER_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// Time to connect to a node before it counts as unreachable.
 pub const PEER_CONNECT: Duration = Duration::from_millis(250);
 
+/// Pause before a node that could not be reached is asked again: one that comes back is noticed at once.
+pub const PEER_RETRY: Duration = Duration::from_millis(50);
+
 /// Silence on a stream of appends which has unanswered ones, or of a connection that was pinged, before it is given up.
 /// Ten times the worst flush seen; heartbeats notice a dead node long before.
 pub const PEER_STALL: Duration = Duration::from_secs(2);
@@ -36,7 +39,7 @@ pub const PEER_STALL: Duration = Duration::from_secs(2);
 pub const SNAPSHOT_BLOCK_BYTES: usize = 512 << 10;
 
 /// Time to send and install a whole snapshot: 4 GiB at 10 MB/s.
-pub const SNAPSHOT_TRANSFER: Duration = Duration::from_secs(600);
+pub const SNAPSHOT_TRANSFER: Duration = Duration::from_mins(10);
 
 /// Snapshots kept on disk: the newest, and the one before it for the case that the newest is damaged.
 pub const SNAPSHOTS_KEPT: usize = 2;
@@ -48,7 +51,7 @@ pub const SNAPSHOT_LOG_BYTES: u64 = 256 << 20;
 pub const SNAPSHOT_LOG_ENTRIES: u64 = 200_000;
 
 /// A node which is little used makes a snapshot when the last is this old ...
-pub const SNAPSHOT_AGE: Duration = Duration::from_secs(600);
+pub const SNAPSHOT_AGE: Duration = Duration::from_mins(10);
 
 /// ... and this many entries ago, so that a restart replays little.
 pub const SNAPSHOT_AGED_ENTRIES: u64 = 10_000;

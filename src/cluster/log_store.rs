@@ -212,6 +212,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
         let index = last_log_id.map_or(0, |id| id.index + 1);
         self.write("truncating the Raft log", |log| {
+            if log.log_state().last().is_none_or(|last| last.index < index) {
+                return Ok(());
+            }
             log.truncate(index)?;
             log.flush(true, None)
         })

@@ -39,11 +39,12 @@ mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use self::core::{Contact, Core, Raft};
 pub use config::{ClusterConfig, ClusterError, EXIT_STORAGE_FAILED, OnStorageFailure, Token};

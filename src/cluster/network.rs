@@ -171,6 +171,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         })
     }
 
+    #[expect(clippy::elidable_lifetime_names, reason = "as openraft's trait has it")]
     fn stream_append<'s, S>(
         &'s mut self,
         input: S,
@@ -179,7 +180,18 @@ impl RaftNetworkV2<TypeConfig> for Network {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
-        if self.heartbeat { stream_append_sequential(self, input, option) } else { Box::pin(self.append_stream(input)) }
+        if self.heartbeat {
+            return stream_append_sequential(self, input, option);
+        }
+        Box::pin(async move {
+            let opened = self.append_stream(input).await;
+            if opened.is_err() {
+                // openraft waits inside of a stream of requests only, so without a pause here it asks a node that is away
+                // thousands of times a second.
+                tokio::time::sleep(limits::PEER_RETRY).await;
+            }
+            opened
+        })
     }
 
     async fn vote(
@@ -240,7 +252,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
 
     fn backoff(&self) -> Option<Backoff> {
         // A node that comes back should be noticed at once; asking costs a refused connection.
-        Some(Backoff::new(std::iter::repeat(Duration::from_millis(50))))
+        Some(Backoff::new(std::iter::repeat(limits::PEER_RETRY)))
     }
 }
 

@@ -1,7 +1,6 @@
 //! Proposing on the leader: the time stamp, and what became of it.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use openraft::async_runtime::WatchReceiver as _;
@@ -9,6 +8,7 @@ use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::core::Raft;
 use super::state_machine::Progress;

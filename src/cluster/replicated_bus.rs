@@ -8,12 +8,13 @@
 //! never *failed*.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::core::Core;
@@ -183,7 +184,7 @@ impl Batcher {
         tokio::select! {
             biased;
             () = self.closed.cancelled() => return Err(BusError::Closed),
-            queued = tokio::time::timeout_at(deadline.into(), enqueue) => match queued {
+            queued = tokio::time::timeout_at(deadline, enqueue) => match queued {
                 Ok(result) => result?,
                 Err(_) => return Err(BusError::Unknown("the queue of this node is full".into())),
             },
@@ -326,7 +327,7 @@ impl InFlight {
 
     /// Waits for one attempt, as long as it can still come to something.
     async fn outcome(&self, attempt: Attempt) -> Outcome {
-        let deadline = tokio::time::sleep_until(self.last_deadline.into());
+        let deadline = tokio::time::sleep_until(self.last_deadline);
         match attempt {
             Attempt::Here(pending) => tokio::select! {
                 outcome = pending.outcome() => outcome,
@@ -347,7 +348,7 @@ impl InFlight {
             self.answer_all(|| BusError::Unknown("the leader answered another number of commands".into()));
             return;
         }
-        match tokio::time::timeout_at(self.last_deadline.into(), self.core.wait_applied(index)).await {
+        match tokio::time::timeout_at(self.last_deadline, self.core.wait_applied(index)).await {
             Ok(Ok(())) => {
                 for (owed, reply) in self.owed.iter_mut().zip(replies) {
                     if let Some(owed) = owed.take() {

@@ -10,13 +10,13 @@ use bytes::Bytes;
 use crate::bus::command::Reply;
 
 /// Generated from `proto/raft.proto`.
-#[expect(clippy::all, clippy::pedantic, reason = "generated code")]
+#[expect(clippy::pedantic, reason = "generated code")]
 pub(super) mod raft_pb {
     tonic::include_proto!("praetor.raft");
 }
 
 /// Generated from `proto/cluster.proto`.
-#[expect(clippy::all, clippy::pedantic, reason = "generated code")]
+#[expect(clippy::pedantic, reason = "generated code")]
 pub(super) mod cluster_pb {
     tonic::include_proto!("praetor.cluster");
 }

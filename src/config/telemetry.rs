@@ -16,6 +16,8 @@ impl TelemetrySettings {
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
         let level: String =
             reader.value(&["PREFECT_SERVER_LOGGING_LEVEL", "PREFECT_LOGGING_SERVER_LEVEL"], "INFO".to_owned()).to_ascii_uppercase();
+        // Raft's library warns of every node that is away, again and again; our own group says it once.
+        let raft = if matches!(level.as_str(), "NOTSET" | "TRACE" | "DEBUG") { "info" } else { "error" };
         let (ours, others) = match level.as_str() {
             "NOTSET" | "TRACE" => ("trace", "debug"),
             "DEBUG" => ("debug", "info"),
@@ -30,7 +32,7 @@ impl TelemetrySettings {
             }
         };
         Self {
-            filter: reader.value(&["PRAETOR_LOG"], format!("{others},praetor={ours}")),
+            filter: reader.value(&["PRAETOR_LOG"], format!("{others},openraft={raft},praetor={ours}")),
             json: reader.value(&["PRAETOR_LOG_JSON"], false),
         }
     }

@@ -28,6 +28,11 @@ impl Readiness {
         self.parts.write().insert(part, None);
     }
 
+    /// `part` is not here any more.
+    pub fn forget(&self, part: &str) {
+        self.parts.write().remove(part);
+    }
+
     /// Whether every part can.
     pub fn is_ready(&self) -> bool {
         let parts = self.parts.read();

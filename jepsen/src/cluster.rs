@@ -1,0 +1,417 @@
+//! Real processes: started on free ports in a temporary directory, killed, paused, restarted; their logs are kept and
+//! an unexpected ERROR or panic in one fails the test.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::client::Http;
+use crate::database::{Database, Kind};
+use crate::ports::Port;
+use crate::wait::until;
+
+/// Names the program, when [`Options::binary`] is not given.
+pub const BINARY_VARIABLE: &str = "PRAETOR_BINARY";
+
+/// How long a group may take from start to ready: a debug build on a busy machine.
+pub const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// How a group is to be.
+#[derive(Clone, Debug)]
+pub struct Options {
+    nodes: u64,
+    kind: Kind,
+    binary: Option<PathBuf>,
+    variables: Vec<(String, String)>,
+    allowed: Vec<String>,
+}
+
+impl Options {
+    /// A group of `nodes` on a database of `kind`.
+    pub fn new(nodes: u64, kind: Kind) -> Self {
+        Self { nodes, kind, binary: None, variables: Vec::new(), allowed: Vec::new() }
+    }
+
+    /// The program to run.
+    #[must_use]
+    pub fn binary(mut self, path: impl Into<PathBuf>) -> Self {
+        self.binary = Some(path.into());
+        self
+    }
+
+    /// A setting of every node.
+    #[must_use]
+    pub fn variable(mut self, name: &str, value: impl ToString) -> Self {
+        self.variables.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    /// An ERROR line that contains `text` is expected.
+    #[must_use]
+    pub fn allow_error(mut self, text: &str) -> Self {
+        self.allowed.push(text.to_owned());
+        self
+    }
+}
+
+/// A running group. Dropped, it kills its processes and panics where a log holds an unexpected ERROR.
+#[derive(Debug)]
+pub struct Cluster {
+    options: Options,
+    binary: PathBuf,
+    nodes: BTreeMap<u64, Node>,
+    database: Database,
+    directory: Option<TempDir>,
+}
+
+/// A node's process, alive or not.
+#[derive(Debug)]
+struct Node {
+    http: Port,
+    peer: Port,
+    process: Option<Process>,
+}
+
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    /// The node stops when this closes, so that none outlives the test.
+    leash: ChildStdin,
+}
+
+impl Cluster {
+    /// Starts all nodes and waits until each is ready.
+    ///
+    /// # Errors
+    /// One did not become ready; its log is part of the message.
+    pub async fn start(options: Options) -> anyhow::Result<Self> {
+        let mut cluster = Self::prepare(options).await?;
+        for id in cluster.ids() {
+            cluster.spawn(id)?;
+        }
+        for id in cluster.ids() {
+            cluster.wait_ready(id).await?;
+        }
+        Ok(cluster)
+    }
+
+    /// Makes everything but the processes; [`Cluster::spawn`] starts them one by one.
+    ///
+    /// # Errors
+    /// No program, port or database.
+    pub async fn prepare(options: Options) -> anyhow::Result<Self> {
+        let binary = match &options.binary {
+            Some(binary) => binary.clone(),
+            None => std::env::var_os(BINARY_VARIABLE)
+                .map(PathBuf::from)
+                .with_context(|| format!("{BINARY_VARIABLE} does not name the praetor program"))?,
+        };
+        let directory = tempfile::Builder::new().prefix("praetor-test-").tempdir()?;
+        let database = Database::create(options.kind, directory.path()).await?;
+        let mut nodes = BTreeMap::new();
+        for id in 1..=options.nodes {
+            nodes.insert(id, Node { http: Port::take()?, peer: Port::take()?, process: None });
+        }
+        Ok(Self { options, binary, nodes, database, directory: Some(directory) })
+    }
+
+    /// All node ids.
+    pub fn ids(&self) -> Vec<u64> {
+        self.nodes.keys().copied().collect()
+    }
+
+    /// The nodes whose process runs (paused ones too).
+    pub fn running(&self) -> Vec<u64> {
+        self.nodes.iter().filter(|(_, node)| node.process.is_some()).map(|(id, _)| *id).collect()
+    }
+
+    /// A node's address, such as `127.0.0.1:12345`.
+    pub fn address(&self, id: u64) -> String {
+        format!("127.0.0.1:{}", self.node(id).http.number())
+    }
+
+    /// Where the other nodes reach this one.
+    pub fn peer_address(&self, id: u64) -> String {
+        format!("127.0.0.1:{}", self.node(id).peer.number())
+    }
+
+    /// A node's API, such as `http://127.0.0.1:12345/api`.
+    pub fn api(&self, id: u64) -> String {
+        format!("http://{}/api", self.address(id))
+    }
+
+    /// A client of a node.
+    pub fn http(&self, id: u64) -> Http {
+        Http::new(self.api(id))
+    }
+
+    /// The database of all nodes.
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// Where everything of this group lies.
+    pub fn directory(&self) -> &Path {
+        self.directory.as_ref().map_or(Path::new(""), TempDir::path)
+    }
+
+    /// Where a node keeps its log.
+    pub fn data_directory(&self, id: u64) -> PathBuf {
+        self.directory().join(format!("node-{id}"))
+    }
+
+    /// What a node logged so far, over all its lives.
+    pub fn log(&self, id: u64) -> String {
+        fs::read_to_string(self.log_path(id)).unwrap_or_default()
+    }
+
+    /// A node's process id.
+    ///
+    /// # Panics
+    /// It does not run.
+    pub fn pid(&self, id: u64) -> u32 {
+        self.node(id).process.as_ref().unwrap_or_else(|| panic!("node {id} does not run")).child.id()
+    }
+
+    /// Starts a node's process without waiting for it.
+    ///
+    /// # Errors
+    /// It runs already, or cannot be started.
+    pub fn spawn(&mut self, id: u64) -> anyhow::Result<()> {
+        if self.node(id).process.is_some() {
+            bail!("node {id} runs already");
+        }
+        let log = File::options().create(true).append(true).open(self.log_path(id))?;
+        let peers: Vec<String> = self.ids().into_iter().map(|peer| format!("{peer}={}", self.peer_address(peer))).collect();
+        let mut command = Command::new(&self.binary);
+        for (name, _) in std::env::vars() {
+            if ["PREFECT_", "PRAETOR_"].iter().any(|prefix| name.to_uppercase().starts_with(prefix)) {
+                command.env_remove(name);
+            }
+        }
+        command
+            .args(["server", "start", "--exit-with-parent", "--host=127.0.0.1"])
+            .arg(format!("--port={}", self.node(id).http.number()))
+            .arg(format!("--node-id={id}"))
+            .arg(format!("--data-dir={}", self.data_directory(id).display()))
+            .arg(format!("--database-url={}", self.database.url()))
+            .env("PREFECT_HOME", self.directory())
+            .env("RUST_BACKTRACE", "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(log);
+        if self.options.nodes > 1 {
+            command.arg(format!("--cluster-peers={}", peers.join(",")));
+        }
+        for (name, value) in &self.options.variables {
+            command.env(name, value);
+        }
+        let mut child = command.spawn().with_context(|| format!("cannot start {}", self.binary.display()))?;
+        let leash = child.stdin.take().context("a child has a standard input")?;
+        self.node_mut(id).process = Some(Process { child, leash });
+        Ok(())
+    }
+
+    /// Waits until a node says that it is ready.
+    ///
+    /// # Errors
+    /// It ended, or is not ready in time.
+    pub async fn wait_ready(&mut self, id: u64) -> anyhow::Result<()> {
+        let probe = Http::new(format!("http://{}", self.address(id)));
+        let mut ended: Option<ExitStatus> = None;
+        let node = self.nodes.get_mut(&id).context("no such node")?;
+        let process = node.process.as_mut().with_context(|| format!("node {id} does not run"))?;
+        let waited = until(READY_WITHIN, "the node is ready", async || {
+            ended = process.child.try_wait().ok().flatten();
+            let ready = matches!(probe.get("/readyz").await, Ok((200, _)));
+            (ready || ended.is_some()).then_some(())
+        })
+        .await;
+        if let Some(status) = ended {
+            node.process = None;
+            bail!("node {id} ended with {status}:\n{}", self.log_tail(id));
+        }
+        waited.with_context(|| format!("node {id}:\n{}", self.log_tail(id)))
+    }
+
+    /// SIGKILL.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill(&mut self, id: u64) -> anyhow::Result<()> {
+        let mut process = self.node_mut(id).process.take().with_context(|| format!("node {id} does not run"))?;
+        process.child.kill()?;
+        process.child.wait()?;
+        Ok(())
+    }
+
+    /// SIGTERM, then waits for the end.
+    ///
+    /// # Errors
+    /// It does not run, or does not end within 30 s.
+    pub async fn stop(&mut self, id: u64) -> anyhow::Result<ExitStatus> {
+        self.signal(id, Signal::SIGTERM)?;
+        self.wait_exit(id, Duration::from_secs(30)).await
+    }
+
+    /// Waits for a node to end by itself.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn wait_exit(&mut self, id: u64, within: Duration) -> anyhow::Result<ExitStatus> {
+        let node = self.node_mut(id);
+        let process = node.process.as_mut().with_context(|| format!("node {id} does not run"))?;
+        let status = until(within, "the node ends", async || process.child.try_wait().ok().flatten()).await;
+        let status = status.with_context(|| format!("node {id}:\n{}", self.log_tail(id)))?;
+        self.node_mut(id).process = None;
+        Ok(status)
+    }
+
+    /// SIGSTOP: it stands still and keeps its sockets.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn pause(&self, id: u64) -> anyhow::Result<()> {
+        self.signal(id, Signal::SIGSTOP)
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn resume(&self, id: u64) -> anyhow::Result<()> {
+        self.signal(id, Signal::SIGCONT)
+    }
+
+    /// Starts a node that is down and waits until it is ready.
+    ///
+    /// # Errors
+    /// As [`Cluster::spawn`] and [`Cluster::wait_ready`].
+    pub async fn restart(&mut self, id: u64) -> anyhow::Result<()> {
+        self.spawn(id)?;
+        self.wait_ready(id).await
+    }
+
+    /// What a node says of the group.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn status(&self, id: u64) -> anyhow::Result<Value> {
+        match self.http(id).get("/cluster/status").await? {
+            (200, status) => Ok(status),
+            (status, body) => bail!("node {id} answered {status}: {body}"),
+        }
+    }
+
+    /// The leader that a majority of the nodes names, once there is one.
+    ///
+    /// # Errors
+    /// There is none in time.
+    pub async fn leader(&self) -> anyhow::Result<u64> {
+        self.agreed("leader").await
+    }
+
+    /// The leader of the services, the same way.
+    ///
+    /// # Errors
+    /// There is none in time.
+    pub async fn services_leader(&self) -> anyhow::Result<u64> {
+        self.agreed("services_leader").await
+    }
+
+    async fn agreed(&self, field: &str) -> anyhow::Result<u64> {
+        until(Duration::from_secs(20), &format!("a majority agrees on the {field}"), async || {
+            let mut votes: BTreeMap<u64, usize> = BTreeMap::new();
+            for id in self.running() {
+                if let Ok(Ok(status)) = tokio::time::timeout(Duration::from_millis(500), self.status(id)).await
+                    && let Some(named) = status[field].as_u64()
+                {
+                    *votes.entry(named).or_default() += 1;
+                }
+            }
+            let majority = self.nodes.len() / 2 + 1;
+            votes.into_iter().find(|(named, count)| *count >= majority && self.node(*named).process.is_some()).map(|(named, _)| named)
+        })
+        .await
+    }
+
+    /// ERROR lines and panics that no test allowed.
+    pub fn unexpected(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for id in self.ids() {
+            for line in self.log(id).lines() {
+                let bad = line.contains(" ERROR ") || line.contains("panicked at");
+                if bad && !self.options.allowed.iter().any(|allowed| line.contains(allowed.as_str())) {
+                    found.push(format!("node {id}: {line}"));
+                }
+            }
+        }
+        found
+    }
+
+    fn signal(&self, id: u64, signal: Signal) -> anyhow::Result<()> {
+        let process = self.node(id).process.as_ref().with_context(|| format!("node {id} does not run"))?;
+        kill(Pid::from_raw(process.child.id().cast_signed()), signal)?;
+        Ok(())
+    }
+
+    fn node(&self, id: u64) -> &Node {
+        self.nodes.get(&id).unwrap_or_else(|| panic!("there is no node {id}"))
+    }
+
+    fn node_mut(&mut self, id: u64) -> &mut Node {
+        self.nodes.get_mut(&id).unwrap_or_else(|| panic!("there is no node {id}"))
+    }
+
+    fn log_path(&self, id: u64) -> PathBuf {
+        self.directory().join(format!("node-{id}.log"))
+    }
+
+    fn log_tail(&self, id: u64) -> String {
+        let log = self.log(id);
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(60)..].join("\n")
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let unexpected = self.unexpected();
+        for (id, node) in &mut self.nodes {
+            if let Some(Process { mut child, leash }) = node.process.take() {
+                // SIGKILL ends a paused process too.
+                if let Err(error) = child.kill().and_then(|()| child.wait().map(drop)) {
+                    eprintln!("node {id} could not be ended: {error}");
+                }
+                drop(leash);
+            }
+        }
+        let failed = std::thread::panicking() || !unexpected.is_empty();
+        if failed && let Some(directory) = self.directory.take() {
+            for id in self.nodes.keys().copied().collect::<Vec<_>>() {
+                let path = directory.path().join(format!("node-{id}.log"));
+                let log = fs::read_to_string(path).unwrap_or_default();
+                let lines: Vec<&str> = log.lines().collect();
+                eprintln!("--- node {id}, last lines\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
+            }
+            eprintln!("kept: {}", directory.keep().display());
+        }
+        if !std::thread::panicking() {
+            assert!(unexpected.is_empty(), "unexpected errors in the logs:\n{}", unexpected.join("\n"));
+        }
+    }
+}
+
+/// Whether a process ended by this signal.
+pub fn killed_by(status: ExitStatus, signal: Signal) -> bool {
+    status.signal() == Some(signal as i32)
+}

@@ -1,0 +1,86 @@
+//! A database for one test: a SQLite file, or a database of its own on the Postgres server that the variable
+//! `PRAETOR_TEST_POSTGRES` names (as `postgresql://user@host:port/postgres`). It is dropped in the end.
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
+
+/// Names the server.
+pub const SERVER_VARIABLE: &str = "PRAETOR_TEST_POSTGRES";
+
+/// Which database a test wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A file of the test's directory.
+    Sqlite,
+    /// A database of the test's own.
+    Postgres,
+}
+
+/// A database that lives as long as this.
+#[derive(Debug)]
+pub struct Database {
+    url: String,
+    server: Option<(PgConnectOptions, String)>,
+}
+
+impl Database {
+    /// Makes one.
+    ///
+    /// # Errors
+    /// There is no server, or it refuses.
+    pub async fn create(kind: Kind, directory: &Path) -> anyhow::Result<Self> {
+        match kind {
+            Kind::Sqlite => Ok(Self { url: format!("sqlite:///{}", directory.join("prefect.db").display()), server: None }),
+            Kind::Postgres => Self::on_postgres().await,
+        }
+    }
+
+    async fn on_postgres() -> anyhow::Result<Self> {
+        let Ok(address) = std::env::var(SERVER_VARIABLE) else {
+            bail!("{SERVER_VARIABLE} does not name a PostgreSQL server; run `tests/run`, or set it to postgresql://user@host:port/postgres")
+        };
+        let server: PgConnectOptions = address.parse().with_context(|| format!("{SERVER_VARIABLE} is no address"))?;
+        let name = format!("praetor_test_{:016x}", rand::random::<u64>());
+        let mut connection = server.connect().await.with_context(|| format!("the server of {SERVER_VARIABLE} does not answer"))?;
+        connection.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await?;
+        connection.close().await?;
+        let url = server.clone().database(&name).to_url_lossy().to_string();
+        Ok(Self { url: url.replacen("postgres://", "postgresql://", 1), server: Some((server, name)) })
+    }
+
+    /// The address, as a node takes it.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A connection to it, to look at what the nodes wrote.
+    ///
+    /// # Errors
+    /// It is no Postgres database, or does not answer.
+    pub async fn connect(&self) -> anyhow::Result<PgConnection> {
+        let (server, name) = self.server.as_ref().context("this database is a file")?;
+        Ok(server.clone().database(name).connect().await?)
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let Some((server, name)) = self.server.take() else { return };
+        // A runtime of its own: a drop can be inside of one, which may not be blocked on.
+        let dropper = std::thread::spawn(move || -> anyhow::Result<()> {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let mut connection = server.connect().await?;
+                connection.execute(AssertSqlSafe(format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))).await?;
+                connection.close().await?;
+                Ok(())
+            })
+        });
+        if !matches!(dropper.join(), Ok(Ok(()))) {
+            eprintln!("a test's database could not be dropped");
+        }
+    }
+}
