@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use super::batcher::Batcher;
 use super::core::Core;
 use super::limits;
-use super::replicated_bus::Batcher;
 use crate::bus::command::Command;
 
 /// Runs until the node stops.

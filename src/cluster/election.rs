@@ -9,9 +9,9 @@ use std::time::Duration;
 use openraft::Instant as _;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::batcher::Batcher;
 use super::core::Core;
 use super::limits;
-use super::replicated_bus::Batcher;
 use crate::bus::command::{Command, Member, Reply};
 use crate::bus::state::ClusterView;
 

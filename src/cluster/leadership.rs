@@ -11,6 +11,7 @@ use super::config::ClusterError;
 use super::core::Core;
 use super::limits;
 use super::types::cluster_pb as pb;
+use crate::telemetry::metrics as telemetry;
 
 /// Whether this node leads the background services.
 ///
@@ -73,9 +74,11 @@ fn publish(core: &Core, leadership: &watch::Sender<ServicesLeadership>, current:
     if changed {
         match current {
             ServicesLeadership::Leading { epoch } => {
+                telemetry::services_leader(Some(epoch));
                 tracing::info!(node.id = core.node_id(), epoch, "this node leads the services");
             }
             ServicesLeadership::Following { leader, epoch } => {
+                telemetry::services_leader(None);
                 tracing::info!(node.id = core.node_id(), leader, epoch, "another node leads the services, or none");
             }
         }

@@ -5,13 +5,14 @@
 //! moment longer: its writes must carry the epoch). openraft is an affair of this module alone.
 //!
 //! ```text
-//!  Bus ──► replicated_bus: gather ──► leader here? ──► proposer: stamp ──► Raft ──► log_store: flush on a majority
-//!                                └──► forward: stream to the leader ──────┘              │
+//!  Bus ──► batcher: gather ──► leader here? ──► proposer: stamp ──► Raft ──► log_store: flush on a majority
+//!                         └──► forward: stream to the leader ──────┘              │
 //!  Bus ◄── applied here ◄────────────────────────────────────── state_machine: BusState ◄┘
 //! ```
 //!
 //! Raft and the listener for the other nodes run on two threads of their own, so that no work of the API delays a heartbeat.
 
+mod batcher;
 mod compaction;
 mod config;
 mod convert;
@@ -37,6 +38,7 @@ mod types;
 #[cfg(test)]
 mod tests;
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -47,13 +49,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::core::{Contact, Core, Raft};
+use batcher::{Batcher, Queue};
 pub use config::{ClusterConfig, ClusterError, EXIT_STORAGE_FAILED, OnStorageFailure, Token};
 use identity::Identity;
 pub use leadership::ServicesLeadership;
 use log_store::LogStore;
 use peers::Peers;
 use proposer::Proposer;
-use replicated_bus::{Batcher, Queue, ReplicatedBus};
+use replicated_bus::ReplicatedBus;
 use snapshots::Snapshots;
 use state_machine::{Progress, StateMachine};
 pub use status::{ClusterStatus, GroupStatus, NodeStatus, StreamStatus};
@@ -72,6 +75,7 @@ pub struct Cluster {
     batcher: Batcher,
     bus: Arc<ReplicatedBus>,
     services: watch::Receiver<ServicesLeadership>,
+    handle: Handle,
     runtime: Option<Runtime>,
 }
 
@@ -94,7 +98,8 @@ impl Cluster {
         match starting.await {
             Ok(Ok(core)) => {
                 let bus = Arc::new(ReplicatedBus::new(batcher.clone(), core.reader.clone()));
-                Ok(Self { core, batcher, bus, services, runtime: Some(runtime) })
+                let handle = runtime.handle().clone();
+                Ok(Self { core, batcher, bus, services, handle, runtime: Some(runtime) })
             }
             Ok(Err(error)) => {
                 runtime.shutdown_background();
@@ -122,7 +127,8 @@ impl Cluster {
     /// # Errors
     /// [`ClusterError::Unavailable`] when there is no leader, or no majority, within ten seconds.
     pub async fn read_barrier(&self) -> Result<(), ClusterError> {
-        self.core.read_barrier(Instant::now() + limits::COMMAND_DEADLINE).await
+        let core = self.core.clone();
+        self.inside(async move { core.read_barrier(Instant::now() + limits::COMMAND_DEADLINE).await }).await
     }
 
     /// Gives up the lead of the services, if this node has it; the Raft leader elects another, or this one again.
@@ -142,12 +148,30 @@ impl Cluster {
     /// # Errors
     /// When nobody takes it in time.
     pub async fn transfer_leader(&self, to: Option<u64>) -> Result<(), ClusterError> {
-        leadership::transfer(&self.core, to).await
+        let core = self.core.clone();
+        self.inside(async move { leadership::transfer(&core, to).await }).await
+    }
+
+    /// Runs a call to another node on Raft's own threads: its connection then lives there, and not with the API.
+    async fn inside<T: Send + 'static>(
+        &self,
+        call: impl Future<Output = Result<T, ClusterError>> + Send + 'static,
+    ) -> Result<T, ClusterError> {
+        let spawned = {
+            let _entered = self.handle.enter();
+            self.core.tasks.spawn("cluster.call", call)
+        };
+        spawned.await.ok().flatten().unwrap_or_else(|| Err(ClusterError::Stopped("it is shutting down".into())))
     }
 
     /// The group as this node sees it.
     pub fn status(&self) -> ClusterStatus {
         status::status(&self.core)
+    }
+
+    /// Why this node's Raft has stopped, if it has: only a restart of the process helps then. For `/livez`.
+    pub fn failed(&self) -> Option<String> {
+        self.core.metrics().running_state.err().map(|fatal| format!("Raft has stopped: {fatal}"))
     }
 
     /// Whether this node can serve.
@@ -254,7 +278,6 @@ async fn open(
         recovered: AtomicBool::new(false),
     });
     let tasks = &core.tasks;
-    debug_assert!(Handle::try_current().is_ok(), "tasks are spawned on Raft's runtime");
     if let Some(listener) = listener {
         let stopping = tasks.stopping();
         let serving = rpc::serve(core.clone(), listener);
@@ -265,7 +288,7 @@ async fn open(
             }
         });
     }
-    tasks.spawn("cluster.batcher", replicated_bus::run(core.clone(), queue));
+    tasks.spawn("cluster.batcher", batcher::run(core.clone(), queue));
     tasks.spawn("cluster.bootstrap", bootstrap(core.clone()));
     tasks.spawn("cluster.election", election::run(core.clone(), batcher.clone()));
     tasks.spawn("cluster.leadership", leadership::watch_services(core.clone(), leadership));

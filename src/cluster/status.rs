@@ -10,7 +10,9 @@ use uuid::Uuid;
 
 use super::core::Core;
 use super::limits;
+use super::replicated_bus;
 use super::types::cluster_pb as pb;
+use crate::telemetry::metrics as telemetry;
 
 /// The group as one node sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -219,6 +221,7 @@ pub(super) async fn probe(core: Arc<Core>) {
             _ = tick.tick() => {}
             () = stopping.cancelled() => return,
         }
+        record(&core);
         let metrics = core.metrics();
         let others: Vec<(u64, String)> = metrics
             .membership_config
@@ -232,6 +235,17 @@ pub(super) async fn probe(core: Arc<Core>) {
         probes.retain(|id, _| others.iter().any(|(other, _)| other == id));
         for reply in answers.into_iter().flatten() {
             probes.insert(reply.node_id, (Instant::now(), reply));
+        }
+    }
+}
+
+/// Tells the metrics what changes without anybody asking.
+fn record(core: &Core) {
+    let applied = *core.progress.applied().borrow();
+    telemetry::cluster(core.is_leader(), core.metrics().current_term, applied);
+    for stream in core.reader.streams() {
+        if let Some(label) = replicated_bus::label(&stream.topic) {
+            telemetry::bus_stream(label, (stream.last + 1).saturating_sub(stream.first), stream.bytes);
         }
     }
 }
