@@ -229,6 +229,45 @@ fn what_is_no_snapshot_or_points_elsewhere_is_refused() {
         assert!(matches!(snapshot_files(folder.path()), Err(StateError::Damaged { .. })), "{name:?}");
         assert!(matches!(state.restore(folder.path()), Err(StateError::Damaged { .. })), "{name:?}");
     }
+    // Sound files, impossible state: a peer of ours would not write it, and it must not bring us down.
+    let whole = directory.path().join("whole");
+    std::fs::create_dir(&whole).expect("a folder");
+    let (mut full, _) = open(&directory.path().join("full"), 1 << 20);
+    fill(&mut full);
+    full.snapshot().expect("a snapshot").write(&whole).expect("written");
+    let path = whole.join("state");
+    let mut sound = None;
+    framing::read(&path, framing::Kind::State, None, |block| {
+        sound = Some(proto::SnapshotState::decode(block).expect("decoded"));
+        Ok(())
+    })
+    .expect("read");
+    let sound = sound.expect("a state");
+    let changes: [fn(&mut proto::SnapshotState); 9] = [
+        |state| state.rules = None,
+        |state| state.rules.as_mut().expect("rules").streams_max = 0,
+        |state| state.streams.push(state.streams[0].clone()),
+        |state| state.streams[0].next += 1,
+        |state| state.streams[0].groups[0].position = 11,
+        |state| state.streams[0].segments[0].first = 0,
+        |state| state.streams[0].segments[0].first = u64::MAX,
+        |state| state.streams[0].segments[1].entries = 0,
+        |state| state.streams[0].segments[1].bytes += 1,
+    ];
+    let put = |state: &proto::SnapshotState| {
+        std::fs::remove_file(&path).expect("removed");
+        let mut writer = framing::Writer::create(&path, framing::Kind::State).expect("created");
+        writer.block(&state.encode_to_vec()).expect("written");
+        writer.finish(false).expect("finished");
+    };
+    for (number, change) in changes.into_iter().enumerate() {
+        let mut changed = sound.clone();
+        change(&mut changed);
+        put(&changed);
+        assert!(matches!(state.restore(&whole), Err(StateError::Damaged { .. })), "change {number}");
+    }
+    put(&sound);
+    open(&directory.path().join("sound"), 1 << 20).0.restore(&whole).expect("nothing but the changes was wrong");
     let batch = Batch { at_ms: 1, commands: Vec::new() };
     state.apply(7, &batch).expect("indexes may have gaps");
     assert!(matches!(state.apply(7, &batch), Err(StateError::OutOfOrder { index: 7, applied: 7 })));

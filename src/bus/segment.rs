@@ -3,6 +3,8 @@
 //! The file is removed with the last reference to the segment, so whoever holds one can read it. What is in the file depends on
 //! the entries alone: two nodes write the same bytes.
 
+use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -130,7 +132,7 @@ impl Segment {
                 let linked = link_or_copy(&self.path, path)?;
                 let mut synced = self.synced.lock();
                 if !*synced || !linked {
-                    std::fs::File::open(path).and_then(|file| file.sync_all()).map_err(|error| StateError::io("sync", path, error))?;
+                    File::open(path).and_then(|file| file.sync_all()).map_err(|error| StateError::io("sync", path, error))?;
                     *synced |= linked;
                 }
                 Ok(check)
@@ -155,12 +157,15 @@ impl Drop for Segment {
     }
 }
 
-/// Links, or copies if that cannot be done; says whether it linked.
+/// Links, or copies if that cannot be done; says whether it linked. What is at `to` already is left alone: it may be the same file.
 fn link_or_copy(from: &Path, to: &Path) -> Result<bool, StateError> {
-    if std::fs::hard_link(from, to).is_ok() {
-        return Ok(true);
+    match std::fs::hard_link(from, to) {
+        Ok(()) => return Ok(true),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(StateError::io("link a segment to", to, error)),
+        Err(_) => {}
     }
-    std::fs::copy(from, to).map(|_| false).map_err(|error| StateError::io("copy a segment to", to, error))
+    let copy = || std::io::copy(&mut File::open(from)?, &mut File::create_new(to)?);
+    copy().map(|_| false).map_err(|error| StateError::io("copy a segment to", to, error))
 }
 
 /// Writes entries, which follow each other, as a segment file.

@@ -4,7 +4,7 @@
 //! sealed segments are links to those the bus keeps, so a large backlog is not copied. Two nodes which applied the same log
 //! write the same bytes.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -208,6 +208,7 @@ impl BusState {
         let damaged = |what: &str| StateError::damaged(&from.join(STATE), what);
         list(from, &state, FileCheck { bytes: 0, checksum: 0 })?;
         let rules = Rules::from(state.rules.ok_or_else(|| damaged("it has no rules"))?);
+        rules.check().map_err(|reason| damaged(&reason))?;
         let cluster = state.cluster.ok_or_else(|| damaged("it has no cluster"))?;
         let seen = state.seen.as_ref().ok_or_else(|| damaged("it names no ids"))?;
         let seen = Seen::load(&from.join(&seen.name), check_of(seen))?;
@@ -216,7 +217,11 @@ impl BusState {
         backlog.streams_made = state.streams_made;
         backlog.seen = seen;
         let mut logs: BTreeMap<Topic, (u32, Log)> = BTreeMap::new();
+        let (mut names, mut ids) = (BTreeSet::new(), BTreeSet::new());
         for stream in &state.streams {
+            if !names.insert(&stream.name) || !ids.insert(stream.id) {
+                return Err(damaged("it holds a stream twice"));
+            }
             let log = self.load_log(from, work, stream)?;
             backlog.bytes += log.bytes;
             backlog.tail_bytes += log.tail_bytes;
@@ -269,7 +274,10 @@ impl BusState {
             if segment.entries == 0 || next.is_some_and(|next| next != segment.first) || !log.tail.is_empty() {
                 return Err(damaged("segments do not follow each other"));
             }
-            next = segment.first.checked_add(segment.entries);
+            let (Some(end), 1..) = (segment.first.checked_add(segment.entries), segment.first) else {
+                return Err(damaged("a segment lies beyond all positions"));
+            };
+            next = Some(end);
             let entries = segment::read(&path, check_of(file), segment.first, segment.entries)?;
             let bytes: u64 = entries.iter().map(|entry| cost(entry.payload.len())).sum();
             if bytes != segment.bytes || entries.last().is_none_or(|entry| entry.at != segment.last_at_ms) {
@@ -285,8 +293,9 @@ impl BusState {
                 log.tail = entries;
             }
         }
-        if next.is_some_and(|next| next != log.next) {
-            return Err(damaged("a stream does not end where its segments do"));
+        let past_end = log.groups.values().any(|group| group.position > log.last());
+        if past_end || next.is_some_and(|next| next != log.next) {
+            return Err(damaged("a stream does not end where its segments or groups do"));
         }
         log.sealed = sealed;
         Ok(log)
