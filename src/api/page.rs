@@ -64,6 +64,6 @@ pub struct Page<T> {
 impl<T> Page<T> {
     /// Counts the pages (0 where `limit` is 0).
     pub fn new(results: Vec<T>, count: u64, limit: u64, page: u64) -> Self {
-        Self { results, count, limit, pages: count.div_ceil(limit.max(1)), page }
+        Self { results, count, limit, pages: if limit == 0 { 0 } else { count.div_ceil(limit) }, page }
     }
 }
