@@ -10,7 +10,9 @@ pub mod history;
 pub mod middleware;
 pub mod operations;
 pub mod page;
+pub mod provenance;
 pub mod run_logs;
+pub mod run_states;
 
 pub mod concurrency_limits;
 pub mod concurrency_limits_v2;
@@ -54,6 +56,7 @@ pub fn routes() -> Router<App> {
         .merge(flow_runs::router())
         .merge(flows::router())
         .merge(logs::router())
+        .merge(run_states::router())
         .merge(task_runs::router())
         .merge(variables::router())
         .merge(work_pools::router())

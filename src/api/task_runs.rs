@@ -16,19 +16,60 @@ use crate::api::run_logs;
 use crate::app::App;
 use crate::id::TaskRunId;
 use crate::model::run::HistoryInterval;
-use crate::model::task_run::{TaskRunResponse, TaskRunSort, TaskRunUpdate};
+use crate::model::state as states;
+use crate::model::task_run::{TaskRun, TaskRunCreate, TaskRunResponse, TaskRunSort, TaskRunUpdate};
+use crate::orchestration::{Context, TaskPolicy, set_task_run_state};
 use crate::store::logs::Of;
 use crate::store::run_history::Runs;
-use crate::store::task_runs as store;
+use crate::store::{run_labels, task_runs as store};
 
 /// The routes of this file.
 pub fn router() -> Router<App> {
     state::router()
+        .route("/task_runs/", post(create))
         .route("/task_runs/count", post(count))
         .route("/task_runs/history", post(history))
         .route("/task_runs/filter", post(filter))
         .route("/task_runs/paginate", post(paginate))
         .route("/task_runs/{id}", get(read).patch(update).delete(delete))
+}
+
+/// Create a task run, pending unless a state is given. One of the same flow run, task key and dynamic key is given back
+/// as it is.
+async fn create(State(app): State<App>, Json(body): Json<TaskRunCreate>) -> Result<(StatusCode, Json<TaskRunResponse>), ApiError> {
+    let now = app.now();
+    let mut tx = app.begin("task_runs.create").await?;
+    let given = TaskRun::new(body.flow_run_id, body.task_key, body.dynamic_key, now);
+    let run = TaskRun {
+        id: body.id.unwrap_or(given.id),
+        name: body.name,
+        cache_key: body.cache_key,
+        cache_expiration: body.cache_expiration,
+        task_version: body.task_version,
+        empirical_policy: body.empirical_policy,
+        tags: body.tags,
+        labels: Some(run_labels::of_task_run(&mut tx, body.flow_run_id, body.labels).await?),
+        task_inputs: body.task_inputs,
+        ..given
+    };
+    // The unique index does not see task runs without a flow run.
+    let existing = match run.flow_run_id {
+        None => store::read_by_keys(&mut tx, None, &run.task_key, &run.dynamic_key).await?,
+        Some(_) if store::insert(&mut tx, &run).await? => None,
+        id => store::read_by_keys(&mut tx, id, &run.task_key, &run.dynamic_key).await?,
+    };
+    if let Some(existing) = existing {
+        return Ok((StatusCode::OK, Json(existing.at(now))));
+    }
+    if run.flow_run_id.is_none() {
+        store::insert(&mut tx, &run).await?;
+    }
+    let state = body.state.map_or_else(|| states::State::new(states::StateType::Pending, now), |state| state.at(now));
+    let context = Context::server(now, &app.settings().orchestration);
+    set_task_run_state(&mut tx, &context, run.id, state, TaskPolicy::Minimal).await?;
+    let created = store::read(&mut tx, run.id).await?.ok_or_else(|| ApiError::not_found("Task not found"))?;
+    tx.commit().await?;
+    Ok((StatusCode::CREATED, Json(created.at(app.now()))))
 }
 
 /// Change a task run.

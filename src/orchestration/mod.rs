@@ -23,5 +23,6 @@ pub mod version;
 
 pub use engine::{Context, OrchestrationError, set_flow_run_state, set_task_run_state};
 pub use policy::{FlowPolicy, TaskPolicy};
+pub use rule::flow_concurrency::give_back_slot;
 pub use transition::{Transition, Verdict};
 pub use version::{ApiVersion, ClientVersion};

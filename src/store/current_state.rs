@@ -5,6 +5,7 @@
 use sea_query::{Alias, Expr, ExprTrait, IntoColumnRef, SelectStatement};
 use serde_json::Value;
 
+use crate::model::json;
 use crate::model::state::{State, StateType};
 use crate::store::schema as t;
 use crate::store::{Row, StoreError};
@@ -57,7 +58,7 @@ fn add(select: &mut SelectStatement) {
 /// Reads the joined state; `None` where the run has none.
 pub fn decode(row: &Row) -> Result<Option<State>, StoreError> {
     let Some(id) = row.get("current_id")? else { return Ok(None) };
-    let own: Option<Value> = row.get::<Option<Value>>("current_data")?.filter(is_truthy);
+    let own: Option<Value> = row.get::<Option<Value>>("current_data")?.filter(json::is_truthy);
     let data = match own {
         Some(own) => Some(own),
         None => row.get::<Option<Value>>("current_result")?.filter(|data| !data.is_null()),
@@ -75,16 +76,4 @@ pub fn decode(row: &Row) -> Result<Option<State>, StoreError> {
         state.state_details.scheduled_time.get_or_insert(state.timestamp);
     }
     Ok(Some(state))
-}
-
-/// What Python takes for true.
-fn is_truthy(value: &Value) -> bool {
-    match value {
-        Value::Null | Value::Bool(false) => false,
-        Value::Number(number) => number.as_f64() != Some(0.0),
-        Value::String(text) => !text.is_empty(),
-        Value::Array(items) => !items.is_empty(),
-        Value::Object(fields) => !fields.is_empty(),
-        Value::Bool(true) => true,
-    }
 }

@@ -15,12 +15,13 @@ use crate::app::App;
 use crate::id::FlowRunId;
 use crate::model::filter::Filters;
 use crate::model::filter::flow_run::FlowRunFilter;
-use crate::model::flow_run::{FlowRunResponse, FlowRunSort, FlowRunUpdate};
+use crate::model::flow_run::{FlowRun, FlowRunResponse, FlowRunSort, FlowRunUpdate};
 use crate::model::labels::{Labels, merge};
 use crate::model::state::StateType;
 use crate::model::{Patch, labels};
-use crate::store::flow_runs as store;
+use crate::orchestration::{Context, give_back_slot};
 use crate::store::logs::Of;
+use crate::store::{StoreError, Tx, flow_runs as store};
 
 /// The routes of this file.
 pub fn router() -> Router<App> {
@@ -61,12 +62,24 @@ async fn update(State(app): State<App>, Path(id): Path<FlowRunId>, Json(body): J
 /// Delete a flow run with its task runs, states and logs.
 async fn delete(State(app): State<App>, Path(id): Path<FlowRunId>) -> Result<StatusCode, ApiError> {
     let mut tx = app.begin("flow_runs.delete").await?;
-    if store::delete(&mut tx, &[id]).await? == 0 {
-        return Err(missing());
-    }
+    let run = store::read_for_update(&mut tx, id).await?.ok_or_else(missing)?;
+    give_back_slots(&app, &mut tx, &[run]).await?;
+    store::delete(&mut tx, &[id]).await?;
     tx.commit().await?;
     run_logs::delete_soon(&app, vec![Of::FlowRun(id)]);
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Gives back the slots that runs hold of their deployments' concurrency limits.
+async fn give_back_slots(app: &App, tx: &mut Tx, runs: &[FlowRun]) -> Result<(), StoreError> {
+    let context = Context::server(app.now(), &app.settings().orchestration);
+    for run in runs.iter().filter(|run| run.deployment_id.is_some()) {
+        let Some(state) = &run.state else { continue };
+        if matches!(state.kind, StateType::Pending | StateType::Running | StateType::Cancelling) {
+            give_back_slot(tx, &context, run.deployment_id, state.state_details.deployment_concurrency_lease_id).await?;
+        }
+    }
+    Ok(())
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -88,6 +101,7 @@ async fn bulk_delete(State(app): State<App>, Json(body): Json<BulkDeleteBody>) -
     let mut tx = app.begin("flow_runs.bulk_delete").await?;
     let runs = store::list(&mut tx, &filters, FlowRunSort::default(), limit, 0).await?;
     let deleted: Vec<FlowRunId> = runs.iter().map(|run| run.id).collect();
+    give_back_slots(&app, &mut tx, &runs).await?;
     store::delete(&mut tx, &deleted).await?;
     tx.commit().await?;
     run_logs::delete_soon(&app, deleted.iter().copied().map(Of::FlowRun).collect());

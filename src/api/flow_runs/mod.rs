@@ -1,5 +1,6 @@
-//! `/flow_runs`: [`crud`], [`query`], [`input`] and [`logs`]. States are set in `api/flow_runs/state.rs`.
+//! `/flow_runs`: [`create`], [`crud`], [`query`], [`input`] and [`logs`]. States are set in `api/flow_runs/state.rs`.
 
+mod create;
 mod crud;
 mod input;
 mod logs;
@@ -13,7 +14,13 @@ use crate::app::App;
 
 /// The routes of this folder.
 pub fn router() -> Router<App> {
-    Router::new().merge(crud::router()).merge(query::router()).merge(input::router()).merge(logs::router()).merge(state::router())
+    Router::new()
+        .merge(create::router())
+        .merge(crud::router())
+        .merge(query::router())
+        .merge(input::router())
+        .merge(logs::router())
+        .merge(state::router())
 }
 
 fn missing() -> ApiError {

@@ -8,16 +8,16 @@
 use async_trait::async_trait;
 use chrono::TimeDelta;
 
-use crate::id::LeaseId;
+use crate::id::{DeploymentId, LeaseId};
 use crate::model::concurrency::{CollisionStrategy, HolderType, LeaseHolder};
 use crate::model::state::{State, StateType};
-use crate::orchestration::engine::{Context, OrchestrationError};
+use crate::orchestration::engine::Context;
 use crate::orchestration::rule::{Done, Rule, States, Transform};
 use crate::orchestration::transition::Transition;
 use crate::orchestration::version::ClientVersion;
 use crate::store::leases::{self, Occupancy};
 use crate::store::transitions::{self, Deployment, FlowRun};
-use crate::store::{Tx, concurrency_limits};
+use crate::store::{StoreError, Tx, concurrency_limits};
 
 /// Types of states in which a run holds its slot.
 const HOLDS_SLOT: States = States::of(&[StateType::Pending, StateType::Running, StateType::Cancelling]);
@@ -198,19 +198,30 @@ impl Transform<FlowRun> for ReleaseFlowConcurrencySlots {
         if on.from().is_none() || !HOLDS_SLOT.has(on.from()) || HOLDS_SLOT.has(on.to()) || on.run.deployment_id.is_none() {
             return Ok(());
         }
-        match on.initial.as_ref().and_then(|from| from.state_details.deployment_concurrency_lease_id) {
-            Some(lease) => {
-                let given = leases::give_back(tx, lease, Occupancy::Ignored, context.now, context.waits()).await?;
-                if given || !left_its_slots(lease) { Ok(()) } else { release_slot(tx, context, &on.run).await }
-            }
-            None => release_slot(tx, context, &on.run).await,
-        }
+        let lease = on.initial.as_ref().and_then(|from| from.state_details.deployment_concurrency_lease_id);
+        Ok(give_back_slot(tx, context, on.run.deployment_id, lease).await?)
     }
 }
 
+/// Gives back the slot of a run that was in a state which holds one, by its lease where it has one.
+pub async fn give_back_slot(
+    tx: &mut Tx,
+    context: &Context<'_>,
+    deployment: Option<DeploymentId>,
+    lease: Option<LeaseId>,
+) -> Result<(), StoreError> {
+    if let Some(lease) = lease {
+        let given = leases::give_back(tx, lease, Occupancy::Ignored, context.now, context.waits()).await?;
+        if given || !left_its_slots(lease) {
+            return Ok(());
+        }
+    }
+    release_slot(tx, context, deployment).await
+}
+
 /// Gives back a slot that no lease of ours holds.
-async fn release_slot(tx: &mut Tx, context: &Context<'_>, run: &FlowRun) -> Result<(), OrchestrationError> {
-    let Some(id) = run.deployment_id else { return Ok(()) };
+async fn release_slot(tx: &mut Tx, context: &Context<'_>, deployment: Option<DeploymentId>) -> Result<(), StoreError> {
+    let Some(id) = deployment else { return Ok(()) };
     if let Some(limit) = transitions::read_deployment(tx, id).await?.and_then(|deployment| deployment.concurrency_limit_id) {
         concurrency_limits::give_back(tx, &[limit], 1, None, context.now, context.waits()).await?;
     }
