@@ -80,7 +80,10 @@ pub async fn insert(tx: &mut Tx, context: &Context<'_>, mut run: FlowRun, state:
 async fn queue_of_pool(tx: &mut Tx, pool: &str, queue: Option<&str>) -> Result<WorkQueueId, ApiError> {
     let no_pool = || ApiError::not_found(format!("Work pool \"{pool}\" not found."));
     let mut select = Query::select();
-    select.columns([t::WorkPool::Id, t::WorkPool::DefaultQueueId]).from(t::WorkPool::Table).and_where(Expr::col(t::WorkPool::Name).eq(pool));
+    select
+        .columns([t::WorkPool::Id, t::WorkPool::DefaultQueueId])
+        .from(t::WorkPool::Table)
+        .and_where(Expr::col(t::WorkPool::Name).eq(pool));
     let found = tx.fetch_optional(&select).await?.ok_or_else(no_pool)?;
     let Some(queue) = queue.filter(|queue| !queue.is_empty()) else {
         return found.get::<Option<WorkQueueId>>("default_queue_id")?.ok_or_else(no_pool);
