@@ -16,6 +16,7 @@ pub mod run_states;
 
 pub mod concurrency_limits;
 pub mod concurrency_limits_v2;
+pub mod deployments;
 pub mod events;
 pub mod flow_runs;
 pub mod flows;
@@ -53,6 +54,7 @@ pub fn routes() -> Router<App> {
         .merge(root::router())
         .merge(concurrency_limits::router())
         .merge(concurrency_limits_v2::router())
+        .merge(deployments::router())
         .merge(flow_runs::router())
         .merge(flows::router())
         .merge(logs::router())

@@ -1,11 +1,10 @@
-//! How a log record looks on disk: bincode with integers of fixed width; `raft-log` puts length and checksum around it.
+//! How a log record looks on disk. `raft-log` puts length and checksum around it.
 //!
 //! The format is fixed and versioned by the tag of a payload: a tag is never reused, an unknown one is an
 //! error, never skipped.
 
 use std::io::{self, Read, Write};
 
-use bincode::config::{Configuration, Fixint, LittleEndian};
 use bytes::Bytes;
 use openraft::vote::RaftLeaderId as _;
 use raft_log::codeq::{Decode, Encode};
@@ -33,19 +32,8 @@ impl raft_log::Types for LogTypes {
     }
 }
 
-/// The layout of everything in the log.
-const LAYOUT: Configuration<LittleEndian, Fixint> = bincode::config::standard().with_fixed_int_encoding();
-
-fn put<T: bincode::Encode>(value: &T, writer: &mut impl Write) -> io::Result<usize> {
-    bincode::encode_into_std_write(value, writer, LAYOUT).map_err(io::Error::other)
-}
-
-fn take<T: bincode::Decode<()>>(reader: &mut impl Read) -> io::Result<T> {
-    bincode::decode_from_std_read(reader, LAYOUT).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
-}
-
 /// A log id; ordered as Raft orders them.
-#[derive(bincode::Encode, bincode::Decode, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct StoredLogId {
     pub term: u64,
     pub node_id: u64,
@@ -53,7 +41,7 @@ pub(super) struct StoredLogId {
 }
 
 /// A vote; ordered as Raft orders them.
-#[derive(bincode::Encode, bincode::Decode, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct StoredVote {
     term: u64,
     node_id: u64,
@@ -94,25 +82,25 @@ impl From<&StoredVote> for Vote {
 
 impl Encode for StoredLogId {
     fn encode<W: Write>(&self, mut writer: W) -> io::Result<usize> {
-        put(self, &mut writer)
+        Ok(self.term.encode(&mut writer)? + self.node_id.encode(&mut writer)? + self.index.encode(&mut writer)?)
     }
 }
 
 impl Decode for StoredLogId {
     fn decode<R: Read>(mut reader: R) -> io::Result<Self> {
-        take(&mut reader)
+        Ok(Self { term: u64::decode(&mut reader)?, node_id: u64::decode(&mut reader)?, index: u64::decode(&mut reader)? })
     }
 }
 
 impl Encode for StoredVote {
     fn encode<W: Write>(&self, mut writer: W) -> io::Result<usize> {
-        put(self, &mut writer)
+        Ok(self.term.encode(&mut writer)? + self.node_id.encode(&mut writer)? + u8::from(self.committed).encode(&mut writer)?)
     }
 }
 
 impl Decode for StoredVote {
     fn decode<R: Read>(mut reader: R) -> io::Result<Self> {
-        take(&mut reader)
+        Ok(Self { term: u64::decode(&mut reader)?, node_id: u64::decode(&mut reader)?, committed: u8::decode(&mut reader)? != 0 })
     }
 }
 
@@ -149,7 +137,7 @@ impl Encode for StoredPayload {
             Self::Membership(bytes) => (TAG_MEMBERSHIP, bytes),
         };
         let length = u32::try_from(bytes.len()).map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "an entry of more than 4 GiB"))?;
-        let head = put(&(tag, length), &mut writer)?;
+        let head = tag.encode(&mut writer)? + length.encode(&mut writer)?;
         writer.write_all(bytes)?;
         Ok(head + bytes.len())
     }
@@ -157,7 +145,8 @@ impl Encode for StoredPayload {
 
 impl Decode for StoredPayload {
     fn decode<R: Read>(mut reader: R) -> io::Result<Self> {
-        let (tag, length): (u8, u32) = take(&mut reader)?;
+        let tag = u8::decode(&mut reader)?;
+        let length = u32::decode(&mut reader)?;
         let mut content = Vec::new();
         // Grows as bytes arrive: a damaged length must not reserve gigabytes.
         let read = reader.take(u64::from(length)).read_to_end(&mut content)?;

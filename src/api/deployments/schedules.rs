@@ -1,0 +1,156 @@
+//! Schedules of deployments; pausing and resuming. Whatever changes when runs are due takes back the runs to come in the
+//! same transaction.
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::{get, patch, post};
+use chrono::TimeDelta;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{locked, missing, missing_stop};
+use crate::api::error::ApiError;
+use crate::api::extract::{Json, Path};
+use crate::app::App;
+use crate::clock::Timestamp;
+use crate::id::{DeploymentId, DeploymentScheduleId};
+use crate::model::deployment::{DeploymentChange, DeploymentSchedule, DeploymentScheduleCreate, DeploymentScheduleUpdate};
+use crate::model::{Patch, json};
+use crate::store::deployments::{self, Key};
+use crate::store::scheduled_runs::{self, Horizon, Which};
+use crate::store::{StoreError, deployment_schedules as store};
+
+/// The routes of this file.
+pub fn router() -> Router<App> {
+    Router::new()
+        .route("/deployments/{id}/schedules", get(list).post(create))
+        .route("/deployments/{id}/schedules/{schedule}", patch(update).delete(delete))
+        .route("/deployments/{id}/schedule", post(schedule))
+        .route("/deployments/{id}/pause_deployment", post(pause))
+        .route("/deployments/{id}/resume_deployment", post(resume))
+}
+
+fn no_schedule() -> ApiError {
+    ApiError::not_found("Schedule not found.")
+}
+
+/// List the schedules of a deployment.
+async fn list(State(app): State<App>, Path(id): Path<DeploymentId>) -> Result<Json<Vec<DeploymentSchedule>>, ApiError> {
+    let mut tx = app.read("deployment_schedules.list").await?;
+    let deployment = deployments::read(&mut tx, &Key::Id(id)).await?.ok_or_else(missing_stop)?;
+    Ok(Json(deployment.schedules))
+}
+
+fn conflict(error: StoreError) -> ApiError {
+    match error {
+        StoreError::Unique { .. } => ApiError::conflict("Schedule slugs must be unique within a deployment."),
+        other => other.into(),
+    }
+}
+
+/// Add schedules to a deployment.
+async fn create(
+    State(app): State<App>,
+    Path(id): Path<DeploymentId>,
+    Json(body): Json<Vec<DeploymentScheduleCreate>>,
+) -> Result<(StatusCode, Json<Vec<DeploymentSchedule>>), ApiError> {
+    let now = app.now();
+    let mut tx = app.begin("deployment_schedules.create").await?;
+    locked(&mut tx, id, missing_stop).await?;
+    let created = store::insert(&mut tx, id, now, &body).await.map_err(conflict)?;
+    tx.commit().await?;
+    Ok((StatusCode::CREATED, Json(created)))
+}
+
+/// Change a schedule of a deployment.
+async fn update(
+    State(app): State<App>,
+    Path((id, schedule)): Path<(DeploymentId, DeploymentScheduleId)>,
+    Json(body): Json<DeploymentScheduleUpdate>,
+) -> Result<StatusCode, ApiError> {
+    let now = app.now();
+    let mut tx = app.begin("deployment_schedules.update").await?;
+    locked(&mut tx, id, missing_stop).await?;
+    if !store::update(&mut tx, id, schedule, now, &body).await? {
+        return Err(no_schedule());
+    }
+    scheduled_runs::delete(&mut tx, &[id], Which::AutomaticAfter(now)).await?;
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Delete a schedule of a deployment.
+async fn delete(
+    State(app): State<App>,
+    Path((id, schedule)): Path<(DeploymentId, DeploymentScheduleId)>,
+) -> Result<StatusCode, ApiError> {
+    let mut tx = app.begin("deployment_schedules.delete").await?;
+    locked(&mut tx, id, missing_stop).await?;
+    if !store::delete(&mut tx, id, schedule).await? {
+        return Err(no_schedule());
+    }
+    scheduled_runs::delete(&mut tx, &[id], Which::Automatic).await?;
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ScheduleBody {
+    #[serde(with = "json::optional_timestamp")]
+    start_time: Option<Timestamp>,
+    #[serde(with = "json::optional_timestamp")]
+    end_time: Option<Timestamp>,
+    #[serde(with = "json::optional_seconds")]
+    min_time: Option<f64>,
+    min_runs: Option<i64>,
+    max_runs: Option<i64>,
+}
+
+/// Make the runs of a deployment's schedules for a span of time, which may be over.
+async fn schedule(State(app): State<App>, Path(id): Path<DeploymentId>, Json(body): Json<ScheduleBody>) -> Result<Json<Value>, ApiError> {
+    let now = app.now();
+    let settings = &app.settings().services.scheduler;
+    let start = body.start_time.unwrap_or(now);
+    let span = |duration: std::time::Duration| TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX);
+    let runs = |given: Option<i64>, default: u64| {
+        given.map_or(usize::try_from(default).unwrap_or(usize::MAX), |given| usize::try_from(given).unwrap_or(0))
+    };
+    let horizon = Horizon {
+        start,
+        end: body.end_time.or_else(|| start.checked_add_signed(span(settings.max_scheduled_time))).unwrap_or(start),
+        min_time: body.min_time.map_or(span(settings.min_scheduled_time), |seconds| TimeDelta::microseconds((seconds * 1e6) as i64)),
+        min_runs: runs(body.min_runs, settings.min_runs),
+        max_runs: runs(body.max_runs, settings.max_runs),
+        insert_batch: settings.insert_batch_size,
+    };
+    let mut tx = app.begin("deployments.schedule").await?;
+    let done = scheduled_runs::schedule(&mut tx, &[id], now, &horizon, true).await?;
+    if let Some(failed) = done.failed.first() {
+        return Err(ApiError::detail(StatusCode::UNPROCESSABLE_ENTITY, format!("A schedule has no dates: {}", failed.error)));
+    }
+    tx.commit().await?;
+    Ok(Json(Value::Null))
+}
+
+/// Pause a deployment and take back the runs that its schedules made.
+async fn pause(State(app): State<App>, Path(id): Path<DeploymentId>) -> Result<Json<Value>, ApiError> {
+    let now = app.now();
+    let mut tx = app.begin("deployments.pause").await?;
+    locked(&mut tx, id, missing).await?;
+    deployments::update(&mut tx, id, now, &DeploymentChange { paused: Patch::Value(true), ..DeploymentChange::default() }).await?;
+    scheduled_runs::delete(&mut tx, &[id], Which::Automatic).await?;
+    tx.commit().await?;
+    Ok(Json(Value::Null))
+}
+
+/// Resume a deployment.
+async fn resume(State(app): State<App>, Path(id): Path<DeploymentId>) -> Result<Json<Value>, ApiError> {
+    let now = app.now();
+    let mut tx = app.begin("deployments.resume").await?;
+    locked(&mut tx, id, missing).await?;
+    deployments::update(&mut tx, id, now, &DeploymentChange { paused: Patch::Value(false), ..DeploymentChange::default() }).await?;
+    tx.commit().await?;
+    Ok(Json(Value::Null))
+}
