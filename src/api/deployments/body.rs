@@ -99,9 +99,13 @@ mod tests {
             body
         };
         assert!(create(body(json!({}))).is_ok());
-        assert!(message(body(json!({"concurrency_limit": 1, "global_concurrency_limit_id": uuid::Uuid::nil()}))).contains("cannot have both"));
+        assert!(
+            message(body(json!({"concurrency_limit": 1, "global_concurrency_limit_id": uuid::Uuid::nil()}))).contains("cannot have both")
+        );
         let schema = json!({"type": "object", "properties": {"x": {"type": "string"}}, "required": ["y"]});
-        let enforced = |parameters: Value| body(json!({"enforce_parameter_schema": true, "parameter_openapi_schema": schema, "parameters": parameters}));
+        let enforced = |parameters: Value| {
+            body(json!({"enforce_parameter_schema": true, "parameter_openapi_schema": schema, "parameters": parameters}))
+        };
         assert!(create(enforced(json!({"x": "a"}))).is_ok());
         assert_eq!(
             message(enforced(json!({"x": 1}))),
@@ -109,7 +113,8 @@ mod tests {
         );
         assert!(create(body(json!({"parameter_openapi_schema": schema, "parameters": {"x": 1}}))).is_ok());
         assert!(
-            message(body(json!({"enforce_parameter_schema": true, "parameter_openapi_schema": {"type": "objekt"}}))).contains("not a valid json schema")
+            message(body(json!({"enforce_parameter_schema": true, "parameter_openapi_schema": {"type": "objekt"}})))
+                .contains("not a valid json schema")
         );
         assert_eq!(message(body(json!({"unknown": 1}))), "Extra inputs are not permitted");
     }

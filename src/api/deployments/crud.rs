@@ -45,7 +45,12 @@ pub fn router() -> Router<App> {
 }
 
 /// The queue that a deployment is to use, made where missing: of a pool, the pool's default, or one without a pool.
-pub(super) async fn queue_for(tx: &mut Tx, pool: Option<&str>, queue: Option<&str>, now: Timestamp) -> Result<Option<WorkQueueId>, ApiError> {
+pub(super) async fn queue_for(
+    tx: &mut Tx,
+    pool: Option<&str>,
+    queue: Option<&str>,
+    now: Timestamp,
+) -> Result<Option<WorkQueueId>, ApiError> {
     let filled = |name: &&str| !name.is_empty();
     match (pool.filter(filled), queue.filter(filled)) {
         (Some(pool), Some(queue)) => Ok(Some(queues::ensure(tx, pool, queue, now).await?.id)),
@@ -250,7 +255,8 @@ async fn bulk_delete(State(app): State<App>, Json(body): Json<BulkDeleteBody>) -
 async fn work_queue_check(State(app): State<App>, Path(id): Path<DeploymentId>) -> Result<Json<Vec<Value>>, ApiError> {
     let mut tx = app.read("deployments.work_queue_check").await?;
     let deployment = store::read(&mut tx, &Key::Id(id)).await?.ok_or_else(missing)?;
-    let with_filter = Cond::all().add(Expr::col((crate::store::schema::WorkQueue::Table, crate::store::schema::WorkQueue::Filter)).is_not_null());
+    let with_filter =
+        Cond::all().add(Expr::col((crate::store::schema::WorkQueue::Table, crate::store::schema::WorkQueue::Filter)).is_not_null());
     let queues = crate::store::work_queues::list(&mut tx, None, with_filter, WorkQueueOrder::Name, None, 0).await?;
     let picks = queues.iter().filter(|queue| {
         let Some(filter) = &queue.filter else { return false };

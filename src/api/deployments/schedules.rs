@@ -81,10 +81,7 @@ async fn update(
 }
 
 /// Delete a schedule of a deployment.
-async fn delete(
-    State(app): State<App>,
-    Path((id, schedule)): Path<(DeploymentId, DeploymentScheduleId)>,
-) -> Result<StatusCode, ApiError> {
+async fn delete(State(app): State<App>, Path((id, schedule)): Path<(DeploymentId, DeploymentScheduleId)>) -> Result<StatusCode, ApiError> {
     let mut tx = app.begin("deployment_schedules.delete").await?;
     locked(&mut tx, id, missing_stop).await?;
     if !store::delete(&mut tx, id, schedule).await? {

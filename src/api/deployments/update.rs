@@ -87,7 +87,8 @@ fn plan(existing: &[DeploymentSchedule], given: Patch<Vec<DeploymentScheduleUpda
             changes.push((*id, schedule));
         } else {
             let create = schedule.as_create();
-            creates.push(create.ok_or_else(|| unprocessable("Unable to create new deployment schedules without a schedule configuration."))?);
+            creates
+                .push(create.ok_or_else(|| unprocessable("Unable to create new deployment schedules without a schedule configuration."))?);
         }
     }
     Ok(Plan::Merge { changes, creates })
@@ -100,8 +101,11 @@ async fn apply(tx: &mut Tx, id: DeploymentId, plan: Plan, now: Timestamp) -> Res
         Plan::Replace(schedules) => replace_schedules(tx, id, schedules, now).await?,
         Plan::Merge { changes, creates } => {
             // Slugs first move out of each other's way.
-            let renamed: Vec<DeploymentScheduleId> =
-                changes.iter().filter(|(_, change)| change.replaces.as_ref().is_some_and(|replaces| !replaces.is_empty())).map(|change| change.0).collect();
+            let renamed: Vec<DeploymentScheduleId> = changes
+                .iter()
+                .filter(|(_, change)| change.replaces.as_ref().is_some_and(|replaces| !replaces.is_empty()))
+                .map(|change| change.0)
+                .collect();
             deployment_schedules::clear_slugs(tx, &renamed).await?;
             for (schedule, change) in &changes {
                 deployment_schedules::update(tx, id, *schedule, now, change).await?;
@@ -225,7 +229,9 @@ mod tests {
             }
             other => panic!("expected a merge, got {other:?}"),
         }
-        assert!(matches!(plan(&existing(&[None, Some("a")]), given(json!([{"schedule": cron}, {}]))), Ok(Plan::Replace(new)) if new.len() == 1));
+        assert!(
+            matches!(plan(&existing(&[None, Some("a")]), given(json!([{"schedule": cron}, {}]))), Ok(Plan::Replace(new)) if new.len() == 1)
+        );
         assert!(matches!(plan(&[], given(json!([{"schedule": cron}]))), Ok(Plan::Replace(new)) if new.len() == 1));
         assert!(refusal(&slugged, json!([{"schedule": cron}])).contains("Please provide a slug"));
         assert!(refusal(&slugged, json!([{"slug": "new"}])).contains("without a schedule configuration"));
