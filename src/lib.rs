@@ -30,6 +30,8 @@ pub mod bus;
 pub mod cluster;
 /// Builders of every emitted event, pure.
 pub mod events;
+/// Checksums, nesting, secrets and encryption of blocks; the types that are there from the start.
+pub mod blocks;
 /// What handlers and services may touch: store, bus, clock, settings; the transactional outbox.
 pub mod app;
 /// Background services, run by their elected leader.

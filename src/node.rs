@@ -178,6 +178,9 @@ impl Parts {
         background.spawn_vital("services.driver", driver::run(app.clone(), leadership, board.clone()));
         background.spawn_vital("node.watch_services", watch_services(app.clone(), board.clone(), self.readiness.clone()));
 
+        if self.role == Role::Server && self.settings.server.register_blocks_on_start {
+            background.spawn("blocks.register", crate::api::block_types::register_on_start(app.clone()));
+        }
         let status = status::router(status::Sources { cluster: Arc::downgrade(cluster), board, app: app.clone() });
         let api = match self.role {
             Role::Server => crate::api::router(app, status),

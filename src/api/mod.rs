@@ -17,6 +17,9 @@ pub mod run_states;
 pub mod concurrency_limits;
 pub mod concurrency_limits_v2;
 pub mod deployments;
+pub mod block_documents;
+pub mod block_schemas;
+pub mod block_types;
 pub mod events;
 pub mod flow_runs;
 pub mod flows;
@@ -55,6 +58,9 @@ pub fn routes() -> Router<App> {
         .merge(concurrency_limits::router())
         .merge(concurrency_limits_v2::router())
         .merge(deployments::router())
+        .merge(block_documents::router())
+        .merge(block_schemas::router())
+        .merge(block_types::router())
         .merge(flow_runs::router())
         .merge(flows::router())
         .merge(logs::router())

@@ -41,6 +41,9 @@ pub struct ServerSettings {
     pub metrics_enabled: bool,
     /// `PREFECT_SERVER_REGISTER_BLOCKS_ON_START`: whether built-in block types are registered; default yes.
     pub register_blocks_on_start: bool,
+    /// `PRAETOR_PREFECT_PACKAGE`: directory of an installed `prefect` package, whose lists of block types and workers are
+    /// read; default: that of the `prefect` command on `PATH`, none where there is no such command.
+    pub prefect_package: Option<std::path::PathBuf>,
     /// `PREFECT_SERVER_ENCRYPTION_KEY`: Fernet key for block documents; default: kept in the database.
     pub encryption_key: Option<Secret>,
     /// `PREFECT_SERVER_UI_ENABLED`: whether the Prefect UI is served when its files are there; default yes.
@@ -79,6 +82,7 @@ impl ServerSettings {
             metrics_enabled: reader.value(&["PREFECT_SERVER_METRICS_ENABLED", "PREFECT_API_ENABLE_METRICS"], false),
             register_blocks_on_start: reader
                 .value(&["PREFECT_SERVER_REGISTER_BLOCKS_ON_START", "PREFECT_API_BLOCKS_REGISTER_ON_START"], true),
+            prefect_package: reader.optional(&["PRAETOR_PREFECT_PACKAGE"]),
             encryption_key: reader.optional(&["PREFECT_SERVER_ENCRYPTION_KEY", "ORION_ENCRYPTION_KEY"]),
             ui_enabled: reader.value(&["PREFECT_SERVER_UI_ENABLED", "PREFECT_UI_ENABLED"], true),
             ui_api_url: reader.optional(&["PREFECT_SERVER_UI_API_URL", "PREFECT_UI_API_URL"]),

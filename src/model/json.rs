@@ -196,6 +196,9 @@ pub fn python_dumps(value: &Value) -> String {
         fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
             writer.write_all(b": ")
         }
+        fn write_f64<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, value: f64) -> std::io::Result<()> {
+            writer.write_all(python_float(value).as_bytes())
+        }
         fn write_string_fragment<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, fragment: &str) -> std::io::Result<()> {
             for letter in fragment.chars() {
                 if letter.is_ascii() {
@@ -214,6 +217,19 @@ pub fn python_dumps(value: &Value) -> String {
     let mut serializer = serde_json::Serializer::with_formatter(&mut out, Python);
     serde::Serialize::serialize(value, &mut serializer).expect("a JSON value always serializes into memory");
     String::from_utf8(out).expect("the writer only emits ASCII")
+}
+
+/// A finite float as Python's `repr`: the shortest digits, with an exponent below 1e-4 and from 1e16.
+fn python_float(value: f64) -> String {
+    let scientific = format!("{value:e}");
+    let (digits, exponent) = scientific.split_once('e').expect("`{:e}` always has an exponent");
+    let power: i32 = exponent.parse().expect("and it is a number");
+    if (-4..16).contains(&power) {
+        let plain = value.to_string();
+        return if plain.contains('.') { plain } else { plain + ".0" };
+    }
+    let sign = if power < 0 { '-' } else { '+' };
+    format!("{digits}e{sign}{:02}", power.abs())
 }
 
 #[cfg(test)]
@@ -240,6 +256,22 @@ mod tests {
         assert_eq!(parse_seconds(&"P1DT0.5S".into()), Some(86400.5));
         assert_eq!(parse_seconds(&2.into()), Some(2.0));
         assert_eq!(parse_seconds(&"P".into()), None);
+    }
+
+    #[test]
+    fn floats_are_pythons() {
+        for (value, written) in [
+            (60.0, "60.0"),
+            (-0.0, "-0.0"),
+            (0.1, "0.1"),
+            (1e-4, "0.0001"),
+            (1.5e-5, "1.5e-05"),
+            (1e15, "1000000000000000.0"),
+            (1e16, "1e+16"),
+            (-1.25e100, "-1.25e+100"),
+        ] {
+            assert_eq!(python_dumps(&value.into()), written);
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! One entity family per file. Field order is the reference's; absent optional values are written as `null`;
 //! create and update bodies forbid unknown keys where the reference does.
 
+pub mod block;
 pub mod concurrency;
 pub mod bounds;
 pub mod deployment;

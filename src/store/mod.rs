@@ -7,7 +7,11 @@
 //! Statements are built with sea-query over [`schema`] (imported as `t`). One file per table family holds functions
 //! over `&mut Tx`; what differs between the databases is in [`dialect`].
 
+pub mod block_documents;
+pub mod block_schemas;
+pub mod block_types;
 pub mod bulk;
+pub mod configuration;
 pub mod current_state;
 pub mod cursors;
 pub mod dead_letters;
@@ -33,6 +37,7 @@ pub mod run_labels;
 pub mod scheduled_runs;
 pub mod schema;
 pub mod task_run_records;
+pub mod storage_defaults;
 pub mod task_runs;
 pub mod states;
 pub mod transitions;

@@ -1,0 +1,174 @@
+//! `/block_documents`
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use serde::Deserialize;
+
+use crate::api::error::ApiError;
+use crate::api::extract::{Json, Path, Query};
+use crate::api::page;
+use crate::app::App;
+use crate::blocks::secret::Cipher;
+use crate::blocks::{BlockError, document};
+use crate::events::lifecycle::{self, Action};
+use crate::id::BlockDocumentId;
+use crate::model::block::{BlockDocument, BlockDocumentCreate, BlockDocumentSort, BlockDocumentUpdate};
+use crate::model::filter::block::{BlockDocumentFilter, BlockFilters, BlockSchemaFilter, BlockTypeFilter};
+use crate::model::filter::null_is_default;
+use crate::store::block_documents as store;
+use crate::store::{StoreError, Tx, storage_defaults};
+
+/// The routes of this file.
+pub fn router() -> Router<App> {
+    Router::new()
+        .route("/block_documents/", post(create))
+        .route("/block_documents/filter", post(filter))
+        .route("/block_documents/count", post(count))
+        .route("/block_documents/{id}", get(read).patch(update).delete(delete))
+}
+
+fn missing() -> ApiError {
+    ApiError::not_found("Block document not found")
+}
+
+impl From<BlockError> for ApiError {
+    fn from(error: BlockError) -> Self {
+        match error {
+            BlockError::Store(error) => error.into(),
+            BlockError::Invalid(reason) => Self::detail(StatusCode::BAD_REQUEST, reason),
+            BlockError::MissingBlockType(_) => Self::conflict(error.to_string()),
+            BlockError::Cipher(reason) => Self::Internal(reason),
+        }
+    }
+}
+
+/// Whether secrets are shown.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Secrets {
+    pub include_secrets: bool,
+}
+
+async fn cipher(app: &App) -> Result<Cipher, ApiError> {
+    Ok(Cipher::of(app.store(), app.settings().server.encryption_key.as_ref(), app.now()).await?)
+}
+
+/// Lists documents, whole.
+///
+/// # Errors
+/// The store's; 500 where data cannot be decrypted.
+pub async fn list(
+    app: &App,
+    filters: &BlockFilters,
+    sort: BlockDocumentSort,
+    limit: u64,
+    offset: u64,
+    secrets: bool,
+) -> Result<Vec<BlockDocument>, ApiError> {
+    let cipher = cipher(app).await?;
+    let mut tx = app.read("block_documents.list").await?;
+    let found = store::list(&mut tx, filters, sort, limit, offset).await?;
+    Ok(document::whole(&mut tx, &cipher, found, secrets).await?)
+}
+
+/// The document as everyone may see it, and its event unless it is anonymous.
+async fn emit(app: &App, tx: &mut Tx, cipher: &Cipher, action: Action, id: BlockDocumentId) -> Result<Option<BlockDocument>, ApiError> {
+    let document = document::by_id(tx, cipher, id, false).await?;
+    if let Some(document) = document.as_ref().filter(|document| !document.is_anonymous) {
+        tx.emit(lifecycle::block_document(action, document, app.now()));
+    }
+    Ok(document)
+}
+
+/// Create a block document.
+async fn create(
+    State(app): State<App>,
+    Json(body): Json<BlockDocumentCreate>,
+) -> Result<(StatusCode, Json<BlockDocument>), ApiError> {
+    let taken = || ApiError::conflict("Block already exists");
+    let cipher = cipher(&app).await?;
+    let mut tx = app.begin("block_documents.create").await?;
+    if let Some(name) = &body.name {
+        if store::name_is_taken(&mut tx, body.block_type_id, name).await? {
+            return Err(taken());
+        }
+    }
+    let id = document::create(&mut tx, &cipher, app.now(), body).await.map_err(|error| match error {
+        BlockError::Store(StoreError::Unique { .. }) => taken(),
+        other => other.into(),
+    })?;
+    let created = emit(&app, &mut tx, &cipher, Action::Created, id).await?.ok_or_else(missing)?;
+    tx.commit().await?;
+    Ok((StatusCode::CREATED, Json(created)))
+}
+
+/// Read a block document.
+async fn read(
+    State(app): State<App>,
+    Path(id): Path<BlockDocumentId>,
+    Query(query): Query<Secrets>,
+) -> Result<Json<BlockDocument>, ApiError> {
+    let cipher = cipher(&app).await?;
+    let mut tx = app.read("block_documents.read").await?;
+    document::by_id(&mut tx, &cipher, id, query.include_secrets).await?.map(Json).ok_or_else(missing)
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct FilterBody {
+    block_documents: Option<BlockDocumentFilter>,
+    block_types: Option<BlockTypeFilter>,
+    block_schemas: Option<BlockSchemaFilter>,
+    include_secrets: bool,
+    #[serde(deserialize_with = "null_is_default")]
+    sort: BlockDocumentSort,
+    limit: Option<i64>,
+    offset: Option<i64>,
+}
+
+impl FilterBody {
+    fn filters(self) -> BlockFilters {
+        BlockFilters { documents: self.block_documents.unwrap_or_default(), types: self.block_types, schemas: self.block_schemas }
+    }
+}
+
+/// List block documents.
+async fn filter(State(app): State<App>, Json(body): Json<FilterBody>) -> Result<Json<Vec<BlockDocument>>, ApiError> {
+    let (limit, offset) = (page::limit(body.limit)?, page::offset(body.offset)?);
+    let (sort, secrets) = (body.sort, body.include_secrets);
+    list(&app, &body.filters(), sort, limit, offset, secrets).await.map(Json)
+}
+
+/// Count block documents.
+async fn count(State(app): State<App>, Json(body): Json<FilterBody>) -> Result<Json<i64>, ApiError> {
+    Ok(Json(store::count(&mut app.read("block_documents.count").await?, &body.filters()).await?))
+}
+
+/// Change a block document.
+async fn update(
+    State(app): State<App>,
+    Path(id): Path<BlockDocumentId>,
+    Json(body): Json<BlockDocumentUpdate>,
+) -> Result<StatusCode, ApiError> {
+    let cipher = cipher(&app).await?;
+    let mut tx = app.begin("block_documents.update").await?;
+    if !document::update(&mut tx, &cipher, id, app.now(), body).await? {
+        return Err(missing());
+    }
+    emit(&app, &mut tx, &cipher, Action::Updated, id).await?;
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Delete a block document.
+async fn delete(State(app): State<App>, Path(id): Path<BlockDocumentId>) -> Result<StatusCode, ApiError> {
+    let cipher = cipher(&app).await?;
+    let mut tx = app.begin("block_documents.delete").await?;
+    emit(&app, &mut tx, &cipher, Action::Deleted, id).await?.ok_or_else(missing)?;
+    store::delete(&mut tx, id).await?;
+    storage_defaults::clear_lost(&mut tx).await?;
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
