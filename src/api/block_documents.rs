@@ -83,10 +83,7 @@ async fn emit(app: &App, tx: &mut Tx, cipher: &Cipher, action: Action, id: Block
 }
 
 /// Create a block document.
-async fn create(
-    State(app): State<App>,
-    Json(body): Json<BlockDocumentCreate>,
-) -> Result<(StatusCode, Json<BlockDocument>), ApiError> {
+async fn create(State(app): State<App>, Json(body): Json<BlockDocumentCreate>) -> Result<(StatusCode, Json<BlockDocument>), ApiError> {
     let taken = || ApiError::conflict("Block already exists");
     let cipher = cipher(&app).await?;
     let mut tx = app.begin("block_documents.create").await?;

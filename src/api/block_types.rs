@@ -87,11 +87,7 @@ async fn filter(State(app): State<App>, Json(body): Json<FilterBody>) -> Result<
 }
 
 /// Change a block type, where that changes anything.
-async fn update(
-    State(app): State<App>,
-    Path(id): Path<BlockTypeId>,
-    Json(body): Json<BlockTypeUpdate>,
-) -> Result<StatusCode, ApiError> {
+async fn update(State(app): State<App>, Path(id): Path<BlockTypeId>, Json(body): Json<BlockTypeUpdate>) -> Result<StatusCode, ApiError> {
     let now = app.now();
     let mut tx = app.begin("block_types.update").await?;
     let before = store::read(&mut tx, &Key::Id(id)).await?.ok_or_else(missing)?;

@@ -86,7 +86,9 @@ pub async fn update(
     for (name, reference) in references {
         match gone.iter().position(|existing| existing.name == name && existing.reference == reference) {
             Some(kept) => drop(gone.swap_remove(kept)),
-            None => add_reference(tx, now, DocumentReference { id: BlockDocumentReferenceId::fresh(), name, parent: id, reference }).await?,
+            None => {
+                add_reference(tx, now, DocumentReference { id: BlockDocumentReferenceId::fresh(), name, parent: id, reference }).await?
+            }
         }
     }
     if !gone.is_empty() {
@@ -153,13 +155,9 @@ pub async fn by_id(tx: &mut Tx, cipher: &Cipher, id: BlockDocumentId, secrets: b
 ///
 /// # Errors
 /// [`BlockError::Cipher`], and [`BlockError::Invalid`] where documents are nested too deep.
-pub async fn whole(
-    tx: &mut Tx,
-    cipher: &Cipher,
-    documents: Vec<StoredDocument>,
-    secrets: bool,
-) -> Result<Vec<BlockDocument>, BlockError> {
-    let mut graph = Graph { cipher, secrets, documents: HashMap::new(), references: HashMap::new(), schemas: HashMap::new(), types: HashMap::new() };
+pub async fn whole(tx: &mut Tx, cipher: &Cipher, documents: Vec<StoredDocument>, secrets: bool) -> Result<Vec<BlockDocument>, BlockError> {
+    let mut graph =
+        Graph { cipher, secrets, documents: HashMap::new(), references: HashMap::new(), schemas: HashMap::new(), types: HashMap::new() };
     let mut level = documents.clone();
     while !level.is_empty() {
         let ids: Vec<BlockDocumentId> = level.iter().map(|document| document.id).collect();

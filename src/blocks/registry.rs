@@ -320,9 +320,7 @@ mod tests {
     fn blocks_that_hold_others_come_after_them() {
         let inner = json!({"block_schema_references": {}});
         let outer = json!({"block_schema_references": {"a": {}}, "definitions": {"Inner": inner}});
-        let block = |slug: &str, fields: &Value| {
-            json!({"name": slug, "slug": slug, "block_schema": {"fields": fields, "capabilities": [], "checksum": "", "version": "1"}})
-        };
+        let block = |slug: &str, fields: &Value| json!({"name": slug, "slug": slug, "block_schema": {"fields": fields, "capabilities": [], "checksum": "", "version": "1"}});
         let list = json!({"collections": {
             "one": {"block_types": {"outer": block("outer", &outer)}},
             "two": {"block_types": {"inner": block("inner", &inner)}},

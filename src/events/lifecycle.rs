@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use crate::clock::Timestamp;
-use crate::model::concurrency::{ConcurrencyLimit, ConcurrencyLimitV2};
 use crate::model::block::{BlockDocument, BlockSchema, BlockType};
+use crate::model::concurrency::{ConcurrencyLimit, ConcurrencyLimitV2};
 use crate::model::event::{Event, Resource};
 use crate::model::flow::Flow;
 use crate::model::variable::Variable;

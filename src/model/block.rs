@@ -287,8 +287,10 @@ mod tests {
         let same = r#"{"logo_url": null, "documentation_url": null, "description": "a <b> &lt;", "code_example": null}"#;
         assert!(!whole(same).changes(&block_type("a <b> <")), "either side is unescaped, once");
         assert!(whole(same).changes(&block_type("a <b> &amp;lt;")));
-        assert!(!whole(r#"{"logo_url": null, "documentation_url": null, "description": "a <b>", "code_example": null}"#)
-            .changes(&block_type("a &lt;b&gt;")));
+        assert!(
+            !whole(r#"{"logo_url": null, "documentation_url": null, "description": "a <b>", "code_example": null}"#)
+                .changes(&block_type("a &lt;b&gt;"))
+        );
         assert!(whole(r#"{"description": "other"}"#).changes(&current));
         assert!(whole("{}").changes(&current), "a part is never the whole");
     }

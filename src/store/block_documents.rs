@@ -109,9 +109,9 @@ pub async fn list(
     match sort {
         BlockDocumentSort::NameDesc => select.order_by(column(t::BlockDocument::Name), Order::Desc),
         BlockDocumentSort::NameAsc => select.order_by(column(t::BlockDocument::Name), Order::Asc),
-        BlockDocumentSort::BlockTypeAndNameAsc => select
-            .order_by(column(t::BlockDocument::BlockTypeName), Order::Asc)
-            .order_by(column(t::BlockDocument::Name), Order::Asc),
+        BlockDocumentSort::BlockTypeAndNameAsc => {
+            select.order_by(column(t::BlockDocument::BlockTypeName), Order::Asc).order_by(column(t::BlockDocument::Name), Order::Asc)
+        }
     };
     select
         .cond_where(block::block_documents(filters, tx.dialect()))

@@ -10,15 +10,24 @@ use crate::store::{StoreError, Tx};
 
 /// The value of a key.
 pub async fn read(tx: &mut Tx, key: &str) -> Result<Option<Value>, StoreError> {
-    let select =
-        Query::select().column(t::Configuration::Value).from(t::Configuration::Table).and_where(Expr::col(t::Configuration::Key).eq(key)).take();
+    let select = Query::select()
+        .column(t::Configuration::Value)
+        .from(t::Configuration::Table)
+        .and_where(Expr::col(t::Configuration::Key).eq(key))
+        .take();
     tx.fetch_optional(&select).await?.map(|row| row.get("value")).transpose()
 }
 
 fn insert(id: Uuid, now: Timestamp, key: &str, value: &Value) -> sea_query::InsertStatement {
     Query::insert()
         .into_table(t::Configuration::Table)
-        .columns([t::Configuration::Id, t::Configuration::Created, t::Configuration::Updated, t::Configuration::Key, t::Configuration::Value])
+        .columns([
+            t::Configuration::Id,
+            t::Configuration::Created,
+            t::Configuration::Updated,
+            t::Configuration::Key,
+            t::Configuration::Value,
+        ])
         .values_panic([id.into(), now.into(), now.into(), key.into(), value.clone().into()])
         .to_owned()
 }

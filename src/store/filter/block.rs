@@ -13,7 +13,8 @@ use crate::store::schema as t;
 /// On `block_type`.
 pub fn block_type(filter: &BlockTypeFilter, dialect: Dialect) -> Condition {
     let column = |column| Expr::col((t::BlockType::Table, column));
-    let name = filter.name.as_ref().map(|name| part::given(Operator::And, [part::like(name.like_.as_ref(), column(t::BlockType::Name), dialect)]));
+    let name =
+        filter.name.as_ref().map(|name| part::given(Operator::And, [part::like(name.like_.as_ref(), column(t::BlockType::Name), dialect)]));
     join(Operator::And, [name, part::any_text(filter.slug.as_ref(), column(t::BlockType::Slug))])
 }
 
@@ -62,9 +63,7 @@ pub fn block_documents(filters: &BlockFilters, dialect: Dialect) -> Condition {
         let types = Query::select()
             .expr(Expr::val(1))
             .from(t::BlockType::Table)
-            .and_where(
-                Expr::col((t::BlockType::Table, t::BlockType::Id)).equals((t::BlockDocument::Table, t::BlockDocument::BlockTypeId)),
-            )
+            .and_where(Expr::col((t::BlockType::Table, t::BlockType::Id)).equals((t::BlockDocument::Table, t::BlockDocument::BlockTypeId)))
             .cond_where(block_type(filter, dialect))
             .take();
         all = all.add(Expr::exists(types));
@@ -74,8 +73,7 @@ pub fn block_documents(filters: &BlockFilters, dialect: Dialect) -> Condition {
             .expr(Expr::val(1))
             .from(t::BlockSchema::Table)
             .and_where(
-                Expr::col((t::BlockSchema::Table, t::BlockSchema::Id))
-                    .equals((t::BlockDocument::Table, t::BlockDocument::BlockSchemaId)),
+                Expr::col((t::BlockSchema::Table, t::BlockSchema::Id)).equals((t::BlockDocument::Table, t::BlockDocument::BlockSchemaId)),
             )
             .cond_where(block_schema(filter, dialect))
             .take();
