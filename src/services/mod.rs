@@ -8,7 +8,9 @@
 pub mod consumer;
 pub mod driver;
 pub mod event_persister;
+pub mod late_runs;
 pub mod outbox_sweeper;
+pub mod scheduler;
 pub mod status;
 pub mod task_run_recorder;
 
@@ -18,6 +20,7 @@ use async_trait::async_trait;
 
 use crate::app::{App, OutboxError};
 use crate::bus::{BusError, Entry, Topic};
+use crate::orchestration::OrchestrationError;
 use crate::store::{StoreError, Tx, fence};
 
 /// Why a service did not do its work this time. The next tick is the retry.
@@ -32,6 +35,9 @@ pub enum ServiceError {
     /// The outbox.
     #[error(transparent)]
     Outbox(#[from] OutboxError),
+    /// The rules over a run's states.
+    #[error(transparent)]
+    Orchestration(#[from] OrchestrationError),
     /// It took longer than it may.
     #[error("not done after {0:?}")]
     TimedOut(Duration),
@@ -46,7 +52,8 @@ impl ServiceError {
         match self {
             Self::Store(error) => error.is_retryable() || matches!(error, StoreError::Fenced { .. }),
             Self::Bus(_) | Self::Outbox(_) | Self::TimedOut(_) => true,
-            Self::Poison(_) => false,
+            Self::Orchestration(OrchestrationError::Store(error)) => error.is_retryable(),
+            Self::Orchestration(_) | Self::Poison(_) => false,
         }
     }
 }
@@ -137,6 +144,13 @@ pub fn table(app: &App) -> Vec<Service> {
     }
     if settings.task_run_recorder.enabled {
         all.push(Service::Consume(Box::new(task_run_recorder::TaskRunRecorder)));
+    }
+    if settings.scheduler.all.enabled {
+        all.push(Service::Tick(Box::new(scheduler::Scheduler::new(settings.scheduler.clone()))));
+        all.push(Service::Tick(Box::new(scheduler::RecentScheduler::new(settings.scheduler.clone()))));
+    }
+    if settings.late_runs.enabled {
+        all.push(Service::Tick(Box::new(late_runs::LateRuns { period: settings.late_runs.period, after: settings.late_after })));
     }
     if settings.outbox_sweeper.enabled {
         all.push(Service::Tick(Box::new(outbox_sweeper::OutboxSweeper { period: settings.outbox_sweeper.period })));
