@@ -108,3 +108,12 @@ pub const CLOCK_SKEW: Duration = Duration::from_secs(300);
 
 /// Entries of the event stream that the task-run recorder looks at for one transaction.
 pub const TASK_RUN_RECORDER_BATCH: usize = 1000;
+
+/// Batches of deployments that one tick of the scheduler goes through.
+pub const SCHEDULER_BATCHES: usize = 100;
+
+/// Runs that one tick marks late, as the reference.
+pub const LATE_RUNS: u64 = 400;
+
+/// Runs marked late in one transaction.
+pub const LATE_RUNS_TRANSACTION: usize = 20;
