@@ -5,5 +5,8 @@ pub mod client;
 pub mod cluster;
 pub mod database;
 pub mod history;
+pub mod nemesis;
 pub mod ports;
+pub mod verdict;
 pub mod wait;
+pub mod workload;
