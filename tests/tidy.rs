@@ -206,7 +206,9 @@ fn banned_text_does_not_appear() {
         let text = read(&path);
         for (number, line) in text.lines().enumerate() {
             for ban in BANS {
-                if line.contains(ban.text) && !ban.allowed_in.iter().any(|allowed| name.starts_with(allowed) || is_tests_of_src(&name, allowed)) {
+                if line.contains(ban.text)
+                    && !ban.allowed_in.iter().any(|allowed| name.starts_with(allowed) || is_tests_of_src(&name, allowed))
+                {
                     wrong.push(format!("{name}:{}: {} ({})", number + 1, ban.text, ban.reason));
                 }
             }

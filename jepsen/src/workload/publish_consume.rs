@@ -85,10 +85,7 @@ fn ids(events: &[Value]) -> Value {
 fn published(history: &History, outcome: &Outcome) -> BTreeSet<Uuid> {
     let entries = history.entries();
     let of_interest = entries.iter().filter(|entry| entry.operation == "publish" && entry.outcome.as_ref() == Some(outcome));
-    of_interest
-        .flat_map(|entry| entry.value.as_array().into_iter().flatten())
-        .filter_map(|id| id.as_str()?.parse().ok())
-        .collect()
+    of_interest.flat_map(|entry| entry.value.as_array().into_iter().flatten()).filter_map(|id| id.as_str()?.parse().ok()).collect()
 }
 
 pub(super) async fn check(cluster: &Cluster, history: &History) -> anyhow::Result<Verdict> {
