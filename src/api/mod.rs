@@ -29,6 +29,7 @@ pub mod job_variables;
 pub mod root;
 pub mod socket;
 pub mod task_runs;
+pub mod ui;
 pub mod variables;
 pub mod work_pools;
 pub mod work_queues;
@@ -66,6 +67,7 @@ pub fn routes() -> Router<App> {
         .merge(logs::router())
         .merge(run_states::router())
         .merge(task_runs::router())
+        .merge(ui::router())
         .merge(variables::router())
         .merge(work_pools::router())
         .merge(work_queues::router())

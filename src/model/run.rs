@@ -24,14 +24,30 @@ pub fn name_or_generated<'de, D: Deserializer<'de>>(deserializer: D) -> Result<S
 /// Reads parameters, which must not be larger than [`PARAMETERS_BYTES`].
 pub fn sized_parameters<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Map<String, Value>, D::Error> {
     let parameters = Map::deserialize(deserializer)?;
-    let bytes = json::python_dumps(&Value::Object(parameters.clone())).len();
+    let bytes = ascii_bytes(&Value::Object(parameters.clone()).to_string());
     if bytes > PARAMETERS_BYTES {
-        return Err(invalid(
-            "value_error",
-            format_args!("Flow run parameters must be less than {PARAMETERS_BYTES} bytes when serialized. Got {bytes} bytes"),
-        ));
+        let (most, given) = (with_commas(PARAMETERS_BYTES), with_commas(bytes));
+        return Err(invalid("value_error", format_args!("Flow run parameters must be less than {most} bytes when serialized (got {given} bytes).")));
     }
     Ok(parameters)
+}
+
+/// Bytes of JSON text once everything beyond ASCII is escaped.
+fn ascii_bytes(text: &str) -> usize {
+    text.chars().map(|letter| if letter.is_ascii() { 1 } else { 6 * letter.len_utf16() }).sum()
+}
+
+/// `524288` as `524,288`.
+fn with_commas(number: usize) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
 }
 
 /// Seconds between two moments.
@@ -154,6 +170,14 @@ mod tests {
             let moments = moments(state, start, expected);
             assert_eq!((moments.estimated_run_time(now), moments.estimated_start_time_delta(now)), (run_time, lateness), "{moments:?}");
         }
+    }
+
+    #[test]
+    fn large_parameters_are_refused_in_the_references_words() {
+        let large = serde_json::json!({"x": "y".repeat(PARAMETERS_BYTES)});
+        let error = sized_parameters(large).expect_err("too large").to_string();
+        assert!(error.ends_with("must be less than 524,288 bytes when serialized (got 524,296 bytes)."), "{error}");
+        assert_eq!((ascii_bytes("a\u{e4}\u{1f600}"), with_commas(1_234), with_commas(12)), (19, "1,234".into(), "12".into()));
     }
 
     #[test]

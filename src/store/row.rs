@@ -84,7 +84,7 @@ impl Column for i64 {
         match &row.0 {
             Inner::Postgres(row) => match row.try_get::<i32, _>(column) {
                 Ok(value) => Ok(Self::from(value)),
-                Err(_) => row.try_get::<Self, _>(column),
+                Err(_) => row.try_get::<Self, _>(column).or_else(|_| row.try_get::<i16, _>(column).map(Self::from)),
             },
             Inner::Sqlite(row) => row.try_get_unchecked(column),
         }

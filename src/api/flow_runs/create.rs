@@ -48,11 +48,12 @@ async fn create(
         empirical_policy: body.empirical_policy,
         tags: body.tags,
         labels: Some(body.labels),
-        idempotency_key: body.idempotency_key,
         work_queue_id,
         work_queue_name: body.work_queue_name,
-        job_variables: body.job_variables,
+        // The reference keeps null only where the run has an idempotency key.
+        job_variables: if body.idempotency_key.is_some() { body.job_variables } else { Some(body.job_variables.unwrap_or_default()) },
         deployment_id: body.deployment_id,
+        idempotency_key: body.idempotency_key,
         created_by,
         ..FlowRun::new(body.flow_id, now)
     };

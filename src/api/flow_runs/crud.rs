@@ -10,7 +10,7 @@ use super::missing;
 use crate::api::error::ApiError;
 use crate::api::extract::{Json, Path};
 use crate::api::filters::bulk_limit;
-use crate::api::run_logs;
+use crate::api::{job_variables, run_logs};
 use crate::app::App;
 use crate::id::FlowRunId;
 use crate::model::filter::Filters;
@@ -21,7 +21,7 @@ use crate::model::state::StateType;
 use crate::model::{Patch, labels};
 use crate::orchestration::{Context, give_back_slot};
 use crate::store::logs::Of;
-use crate::store::{StoreError, Tx, flow_runs as store};
+use crate::store::{StoreError, Tx, deployments, flow_runs as store};
 
 /// The routes of this file.
 pub fn router() -> Router<App> {
@@ -40,7 +40,7 @@ async fn read(State(app): State<App>, Path(id): Path<FlowRunId>) -> Result<Json<
 /// Change a flow run; its job variables only while it is scheduled.
 async fn update(State(app): State<App>, Path(id): Path<FlowRunId>, Json(body): Json<FlowRunUpdate>) -> Result<StatusCode, ApiError> {
     let mut tx = app.begin("flow_runs.update").await?;
-    if let Patch::Value(_) = &body.job_variables {
+    if let Patch::Value(variables) = &body.job_variables {
         let run = store::read(&mut tx, id).await?.ok_or_else(missing)?;
         let refused = |detail: &str| ApiError::detail(StatusCode::BAD_REQUEST, detail);
         match run.state.as_ref().map(|state| state.kind) {
@@ -48,9 +48,12 @@ async fn update(State(app): State<App>, Path(id): Path<FlowRunId>, Json(body): J
             Some(StateType::Scheduled) => {}
             Some(kind) => return Err(refused(&format!("Job variables for a flow run in state {kind} cannot be updated"))),
         }
-        if run.deployment_id.is_none() {
-            return Err(refused("A deployment for the flow run could not be found"));
-        }
+        let deployment = match run.deployment_id {
+            Some(id) => deployments::read(&mut tx, &deployments::Key::Id(id)).await?,
+            None => None,
+        };
+        let deployment = deployment.ok_or_else(|| refused("A deployment for the flow run could not be found"))?;
+        job_variables::check_flow_run(&mut tx, &deployment, Some(variables), "updating").await?;
     }
     if !store::update(&mut tx, id, app.now(), &body).await? {
         return Err(missing());

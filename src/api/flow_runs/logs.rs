@@ -10,7 +10,7 @@ use futures_util::stream;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::missing;
-use crate::api::error::ApiError;
+use crate::api::error::{ApiError, chain};
 use crate::api::extract::Path;
 use crate::app::App;
 use crate::id::FlowRunId;
@@ -40,7 +40,9 @@ async fn download(State(app): State<App>, Path(id): Path<FlowRunId>) -> Result<i
         let app = app.clone();
         async move {
             let Some(offset) = offset else { return Ok::<_, StoreError>(None) };
-            let lines = page(&app, id, offset).await?;
+            let lines = page(&app, id, offset)
+                .await
+                .inspect_err(|error| tracing::error!(error = %chain(error), flow_run.id = %id, "a download of logs ends half-way"))?;
             let mut text = if offset == 0 { "timestamp,level,flow_run_id,task_run_id,message\r\n".to_owned() } else { String::new() };
             for line in &lines {
                 text.push_str(&csv_line(line));

@@ -2,6 +2,7 @@
 
 mod create;
 mod crud;
+mod graph;
 mod input;
 mod logs;
 mod query;
@@ -17,6 +18,7 @@ pub fn router() -> Router<App> {
     Router::new()
         .merge(create::router())
         .merge(crud::router())
+        .merge(graph::router())
         .merge(query::router())
         .merge(input::router())
         .merge(logs::router())
