@@ -27,7 +27,10 @@ pub fn sized_parameters<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Ma
     let bytes = ascii_bytes(&Value::Object(parameters.clone()).to_string());
     if bytes > PARAMETERS_BYTES {
         let (most, given) = (with_commas(PARAMETERS_BYTES), with_commas(bytes));
-        return Err(invalid("value_error", format_args!("Flow run parameters must be less than {most} bytes when serialized (got {given} bytes).")));
+        return Err(invalid(
+            "value_error",
+            format_args!("Flow run parameters must be less than {most} bytes when serialized (got {given} bytes)."),
+        ));
     }
     Ok(parameters)
 }

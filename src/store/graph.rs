@@ -69,8 +69,11 @@ pub async fn read(tx: &mut Tx, id: FlowRunId, since: Option<Timestamp>, bounds: 
 }
 
 async fn nodes(tx: &mut Tx, id: FlowRunId, limit: usize) -> Result<Vec<Found>, StoreError> {
-    let (task, sub, flow) =
-        (|column| Expr::col((t::TaskRun::Table, column)), |column| Expr::col(("subflow", column)), |column| Expr::col((t::Flow::Table, column)));
+    let (task, sub, flow) = (
+        |column| Expr::col((t::TaskRun::Table, column)),
+        |column| Expr::col(("subflow", column)),
+        |column| Expr::col((t::Flow::Table, column)),
+    );
     let mut select = Query::select();
     select
         .expr_as(task(t::TaskRun::Id), "id")
@@ -106,10 +109,8 @@ async fn nodes(tx: &mut Tx, id: FlowRunId, limit: usize) -> Result<Vec<Found>, S
 fn decode(row: &Row) -> Result<Option<Found>, StoreError> {
     let moment = |column| row.get::<Option<Timestamp>>(column);
     let state_type: Option<StateType> = row.get("state_type")?;
-    let start = moment("sub_start_time")?
-        .or(moment("sub_expected_start_time")?)
-        .or(moment("start_time")?)
-        .or(moment("expected_start_time")?);
+    let start =
+        moment("sub_start_time")?.or(moment("sub_expected_start_time")?).or(moment("start_time")?).or(moment("expected_start_time")?);
     let (Some(start_time), Some(state_type)) = (start, row.get::<Option<StateType>>("sub_state_type")?.or(state_type)) else {
         return Ok(None);
     };

@@ -26,7 +26,9 @@ pub async fn flow_run_moments(
     use t::FlowRun as F;
     let mut select = Query::select();
     select
-        .columns([F::Id, F::StateType, F::StateTimestamp, F::StartTime, F::ExpectedStartTime, F::TotalRunTime].map(|column| (F::Table, column)))
+        .columns(
+            [F::Id, F::StateType, F::StateTimestamp, F::StartTime, F::ExpectedStartTime, F::TotalRunTime].map(|column| (F::Table, column)),
+        )
         .from(F::Table)
         .cond_where(related::flow_runs(filters, tx.dialect()))
         .limit(limit)
@@ -77,7 +79,10 @@ pub async fn count_deployments(tx: &mut Tx, ids: &[FlowId]) -> Result<HashMap<Fl
 pub async fn next_runs(tx: &mut Tx, ids: &[FlowId]) -> Result<HashMap<FlowId, NextFlowRun>, StoreError> {
     use t::FlowRun as F;
     let scheduled = |select: &mut sea_query::SelectStatement, of: Expr| {
-        select.and_where(of).and_where(Expr::col(F::StateType).eq(StateType::Scheduled)).and_where(Expr::col(F::NextScheduledStartTime).is_not_null());
+        select
+            .and_where(of)
+            .and_where(Expr::col(F::StateType).eq(StateType::Scheduled))
+            .and_where(Expr::col(F::NextScheduledStartTime).is_not_null());
     };
     let these = tx.dialect().any_id(Expr::col(F::FlowId), ids);
     let mut ranked = Query::select();
@@ -125,8 +130,7 @@ pub async fn count_ended(tx: &mut Tx, filters: &Filters, start: Timestamp, width
     let dialect = tx.dialect();
     let started = Expr::col((t::TaskRun::Table, t::TaskRun::StartTime));
     let state = Expr::col((t::TaskRun::Table, t::TaskRun::StateType));
-    let failed: Expr =
-        CaseStatement::new().case(state.is_in([StateType::Crashed, StateType::Failed]), 1).finally(0).into();
+    let failed: Expr = CaseStatement::new().case(state.is_in([StateType::Crashed, StateType::Failed]), 1).finally(0).into();
     let bucket = dialect.epoch_micros(started.clone()).sub(start.timestamp_micros()).div(width_micros);
     let mut select = Query::select();
     select

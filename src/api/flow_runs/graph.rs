@@ -51,9 +51,8 @@ async fn graph(State(app): State<App>, Path(id): Path<FlowRunId>, Query(query): 
     match store::read(&mut app.read("flow_runs.graph").await?, id, query.since, bounds).await? {
         Outcome::Found(graph) => Ok(Json(graph)),
         Outcome::NoSuchRun => Err(ApiError::ObjectNotFound(format!("Flow run {id} not found"))),
-        Outcome::TooLarge => Err(ApiError::detail(
-            StatusCode::BAD_REQUEST,
-            format!("The graph of flow run {id} has more than {} nodes.", bounds.nodes),
-        )),
+        Outcome::TooLarge => {
+            Err(ApiError::detail(StatusCode::BAD_REQUEST, format!("The graph of flow run {id} has more than {} nodes.", bounds.nodes)))
+        }
     }
 }
