@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use chrono::TimeDelta;
 use sea_query::{Expr, ExprTrait, Order, Query, SelectStatement};
 use serde_json::json;
 
@@ -60,10 +61,13 @@ pub async fn insert(
 ) -> Result<Vec<DeploymentSchedule>, StoreError> {
     let schedules: Vec<DeploymentSchedule> = creates
         .iter()
-        .map(|create| DeploymentSchedule {
+        .zip(0..)
+        // Each a moment after the one before, so that lists have the last one first, as with the reference.
+        .map(|(create, place)| (create, now + TimeDelta::microseconds(place)))
+        .map(|(create, at)| DeploymentSchedule {
             id: DeploymentScheduleId::fresh(),
-            created: now,
-            updated: now,
+            created: at,
+            updated: at,
             deployment_id: Some(deployment),
             schedule: create.schedule.clone().normalized(now),
             active: create.active,
@@ -78,8 +82,8 @@ pub async fn insert(
         for schedule in chunk {
             insert.values_panic([
                 schedule.id.into(),
-                now.into(),
-                now.into(),
+                schedule.created.into(),
+                schedule.updated.into(),
                 deployment.into(),
                 json!(schedule.schedule).into(),
                 schedule.active.into(),

@@ -298,13 +298,11 @@ impl Dialect {
         }
     }
 
-    /// A list of ids as one value for statements given as text; NULL for none.
-    pub fn uuid_list(self, ids: Option<Vec<Uuid>>) -> Value {
+    /// A list of ids as one value for statements given as text; an array on Postgres, JSON on SQLite.
+    pub fn uuid_list(self, ids: Vec<Uuid>) -> Value {
         match self {
-            Self::Postgres => {
-                Value::Array(ArrayType::Uuid, ids.map(|ids| Box::new(ids.into_iter().map(|id| Value::Uuid(Some(id))).collect())))
-            }
-            Self::Sqlite => Value::Json(ids.map(|ids| Box::new(serde_json::json!(ids)))),
+            Self::Postgres => Value::Array(ArrayType::Uuid, Some(Box::new(ids.into_iter().map(|id| Value::Uuid(Some(id))).collect()))),
+            Self::Sqlite => Value::Json(Some(Box::new(serde_json::json!(ids)))),
         }
     }
 

@@ -339,7 +339,7 @@ pub struct PoolPoll<'a> {
 /// locked until the end of the transaction, and rows that others hold are left out.
 pub async fn of_pool(tx: &mut Tx, poll: &PoolPoll<'_>) -> Result<Vec<(WorkQueueId, FlowRun)>, StoreError> {
     let dialect = tx.dialect();
-    let queues = poll.queues.map(|queues| queues.iter().map(|id| (*id).into()).collect::<Vec<Uuid>>());
+    let queues = poll.queues.unwrap_or_default().iter().map(|id| (*id).into()).collect::<Vec<Uuid>>();
     let values = Values(vec![
         poll.pool.into(),
         dialect.uuid_list(queues),

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::{missing, store};
 use crate::api::error::ApiError;
-use crate::api::extract::{Json, Path};
+use crate::api::extract::{Json, Path, from_value};
 use crate::api::work_pools::{poll, queues};
 use crate::api::{job_variables, page};
 use crate::app::App;
@@ -89,7 +89,8 @@ struct PollBody {
 }
 
 /// Get the scheduled runs of deployments, for a runner that serves them.
-async fn get_scheduled_flow_runs(State(app): State<App>, Json(body): Json<PollBody>) -> Result<Json<Vec<FlowRunResponse>>, ApiError> {
+async fn get_scheduled_flow_runs(State(app): State<App>, Json(body): Json<Value>) -> Result<Json<Vec<FlowRunResponse>>, ApiError> {
+    let body: PollBody = from_value(body, "body")?;
     let limit = page::limit(body.limit)?;
     let now = app.now();
     let mut tx = app.read("deployments.get_scheduled_flow_runs").await?;

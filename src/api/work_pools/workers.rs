@@ -3,10 +3,11 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::pools;
 use crate::api::error::ApiError;
-use crate::api::extract::{Json, Path};
+use crate::api::extract::{Json, Path, from_value};
 use crate::api::page;
 use crate::app::App;
 use crate::clock::Timestamp;
@@ -29,8 +30,9 @@ pub(crate) async fn beat(tx: &mut Tx, pool: &WorkPool, heartbeat: &WorkerHeartbe
 pub(super) async fn heartbeat(
     State(app): State<App>,
     Path(pool): Path<String>,
-    Json(body): Json<WorkerHeartbeat>,
+    Json(body): Json<Value>,
 ) -> Result<StatusCode, ApiError> {
+    let body: WorkerHeartbeat = from_value(body, "body")?;
     let now = app.now();
     let mut tx = app.begin("workers.heartbeat").await?;
     let pool = pools::by_name(&mut tx, &pool).await?;
@@ -54,11 +56,10 @@ pub(super) async fn filter(
     Json(body): Json<FilterBody>,
 ) -> Result<Json<Vec<Worker>>, ApiError> {
     let (limit, offset) = (page::limit(body.limit)?, page::offset(body.offset)?);
-    let now = app.now();
     let mut tx = app.read("workers.filter").await?;
     let pool = pools::by_name(&mut tx, &pool).await?;
     let workers = store::list(&mut tx, pool.id, &body.workers.unwrap_or_default(), limit, offset).await?;
-    Ok(Json(workers.into_iter().map(|worker| worker.shown(now)).collect()))
+    Ok(Json(workers))
 }
 
 /// Forget a worker.

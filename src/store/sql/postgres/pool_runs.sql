@@ -1,5 +1,5 @@
 -- Runs that a worker of a pool may start: by priority of their queue, then by time, as far as pool and queues have slots.
--- $1 pool, $2 queues or NULL for all, $3 not after or NULL, $4 not before or NULL, $5 at most
+-- $1 pool, $2 queues, empty for all, $3 not after or NULL, $4 not before or NULL, $5 at most
 WITH held AS (
     SELECT run.work_queue_id, count(*) AS slots
     FROM flow_run AS run
@@ -30,7 +30,7 @@ CROSS JOIN LATERAL (
     ) AS due
     WHERE queue.work_pool_id = pool.id
       AND NOT queue.is_paused
-      AND ($2 IS NULL OR queue.id = ANY ($2))
+      AND (cardinality($2) = 0 OR queue.id = ANY ($2))
     ORDER BY queue.priority, due.next_scheduled_start_time, due.id
     LIMIT CASE
         WHEN pool.concurrency_limit IS NULL THEN $5

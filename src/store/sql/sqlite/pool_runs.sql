@@ -1,5 +1,5 @@
 -- Runs that a worker of a pool may start: by priority of their queue, then by time, as far as pool and queues have slots.
--- ?1 pool, ?2 queues as a JSON array or NULL for all, ?3 not after or NULL, ?4 not before or NULL, ?5 at most
+-- ?1 pool, ?2 queues as a JSON array, empty for all, ?3 not after or NULL, ?4 not before or NULL, ?5 at most
 WITH held AS (
     SELECT run.work_queue_id, count(*) AS slots
     FROM flow_run AS run
@@ -15,7 +15,7 @@ WITH held AS (
     LEFT JOIN held ON held.work_queue_id = queue.id
     WHERE queue.work_pool_id = ?1
       AND NOT queue.is_paused
-      AND (?2 IS NULL OR queue.id IN (SELECT value FROM json_each(?2)))
+      AND (json_array_length(?2) = 0 OR queue.id IN (SELECT value FROM json_each(?2)))
       AND run.state_type = 'SCHEDULED'
       AND json_extract(run.empirical_policy, '$.retry_type') IS NOT 'in_process'
       AND (?3 IS NULL OR run.next_scheduled_start_time <= ?3)
