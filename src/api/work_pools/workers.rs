@@ -27,11 +27,7 @@ pub(crate) async fn beat(tx: &mut Tx, pool: &WorkPool, heartbeat: &WorkerHeartbe
 }
 
 /// Record that a worker is alive.
-pub(super) async fn heartbeat(
-    State(app): State<App>,
-    Path(pool): Path<String>,
-    Json(body): Json<Value>,
-) -> Result<StatusCode, ApiError> {
+pub(super) async fn heartbeat(State(app): State<App>, Path(pool): Path<String>, Json(body): Json<Value>) -> Result<StatusCode, ApiError> {
     let body: WorkerHeartbeat = from_value(body, "body")?;
     let now = app.now();
     let mut tx = app.begin("workers.heartbeat").await?;
