@@ -7,7 +7,7 @@ use axum::routing::{get, post};
 use serde::Deserialize;
 
 use crate::api::error::ApiError;
-use crate::api::extract::{Json, Path, Query};
+use crate::api::extract::{Embedded, Json, Path, Query};
 use crate::api::page;
 use crate::app::App;
 use crate::blocks::secret::Cipher;
@@ -132,14 +132,14 @@ impl FilterBody {
 }
 
 /// List block documents.
-async fn filter(State(app): State<App>, Json(body): Json<FilterBody>) -> Result<Json<Vec<BlockDocument>>, ApiError> {
+async fn filter(State(app): State<App>, Embedded(body): Embedded<FilterBody>) -> Result<Json<Vec<BlockDocument>>, ApiError> {
     let (limit, offset) = (page::limit(body.limit)?, page::offset(body.offset)?);
     let (sort, secrets) = (body.sort, body.include_secrets);
     list(&app, &body.filters(), sort, limit, offset, secrets).await.map(Json)
 }
 
 /// Count block documents.
-async fn count(State(app): State<App>, Json(body): Json<FilterBody>) -> Result<Json<i64>, ApiError> {
+async fn count(State(app): State<App>, Embedded(body): Embedded<FilterBody>) -> Result<Json<i64>, ApiError> {
     Ok(Json(store::count(&mut app.read("block_documents.count").await?, &body.filters()).await?))
 }
 

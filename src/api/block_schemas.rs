@@ -7,7 +7,7 @@ use axum::routing::{get, post};
 use serde::Deserialize;
 
 use crate::api::error::ApiError;
-use crate::api::extract::{Json, Path, Query};
+use crate::api::extract::{Embedded, Json, Path, Query};
 use crate::api::page;
 use crate::app::App;
 use crate::blocks::{checksum, schema};
@@ -78,7 +78,7 @@ struct FilterBody {
 }
 
 /// List block schemas, newest first.
-async fn filter(State(app): State<App>, Json(body): Json<FilterBody>) -> Result<Json<Vec<BlockSchema>>, ApiError> {
+async fn filter(State(app): State<App>, Embedded(body): Embedded<FilterBody>) -> Result<Json<Vec<BlockSchema>>, ApiError> {
     let (limit, offset) = (page::limit(body.limit)?, page::offset(body.offset)?);
     let mut tx = app.read("block_schemas.filter").await?;
     let found = store::list(&mut tx, body.block_schemas.as_ref(), limit, offset).await?;

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::api::block_documents::{self, Secrets};
 use crate::api::error::ApiError;
-use crate::api::extract::{Json, Path, Query};
+use crate::api::extract::{Embedded, Json, Path, Query};
 use crate::api::page;
 use crate::app::App;
 use crate::blocks::registry;
@@ -80,7 +80,7 @@ struct FilterBody {
 }
 
 /// List block types.
-async fn filter(State(app): State<App>, Json(body): Json<FilterBody>) -> Result<Json<Vec<BlockType>>, ApiError> {
+async fn filter(State(app): State<App>, Embedded(body): Embedded<FilterBody>) -> Result<Json<Vec<BlockType>>, ApiError> {
     let (limit, offset) = (page::limit(body.limit)?, page::offset(body.offset)?);
     let mut tx = app.read("block_types.filter").await?;
     Ok(Json(store::list(&mut tx, body.block_types.as_ref(), body.block_schemas.as_ref(), limit, offset).await?))

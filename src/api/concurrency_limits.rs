@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::api::concurrency_limits_v2::waits;
 use crate::api::error::ApiError;
-use crate::api::extract::{Json, Path};
+use crate::api::extract::{Embedded, Json, Path};
 use crate::api::page;
 use crate::app::App;
 use crate::clock::Timestamp;
@@ -128,7 +128,7 @@ struct FilterBody {
 }
 
 /// List limits on tags; one by name hides an old one on the same tag.
-async fn filter(State(app): State<App>, Json(body): Json<FilterBody>) -> Result<Json<Vec<ConcurrencyLimit>>, ApiError> {
+async fn filter(State(app): State<App>, Embedded(body): Embedded<FilterBody>) -> Result<Json<Vec<ConcurrencyLimit>>, ApiError> {
     let (limit, offset) = (page::limit(body.limit)?, page::offset(body.offset)?);
     let mut tx = app.read("concurrency_limits.filter").await?;
     let old = v1::list(&mut tx, limit + offset).await?;
@@ -149,7 +149,7 @@ struct ResetBody {
 }
 
 /// Forget who holds slots of a limit, and put down the given task runs instead.
-async fn reset(State(app): State<App>, Path(tag): Path<String>, Json(body): Json<ResetBody>) -> Result<Json<Value>, ApiError> {
+async fn reset(State(app): State<App>, Path(tag): Path<String>, Embedded(body): Embedded<ResetBody>) -> Result<Json<Value>, ApiError> {
     let now = app.now();
     let holders = body.slot_override.unwrap_or_default();
     let mut tx = app.begin("concurrency_limits.reset").await?;
@@ -212,7 +212,7 @@ fn full(tag: &str, retry_after: f64) -> ApiError {
 }
 
 /// Take a slot of the limits on tags for a task run; all of them or none.
-async fn increment(State(app): State<App>, Json(body): Json<SlotsBody>) -> Result<Json<Vec<MinimalConcurrencyLimit>>, ApiError> {
+async fn increment(State(app): State<App>, Embedded(body): Embedded<SlotsBody>) -> Result<Json<Vec<MinimalConcurrencyLimit>>, ApiError> {
     let now = app.now();
     let waits = waits(&app, now);
     let tags = distinct(body.names);
@@ -264,7 +264,7 @@ async fn increment(State(app): State<App>, Json(body): Json<SlotsBody>) -> Resul
 }
 
 /// Give the slots back that a task run holds of the limits on tags.
-async fn decrement(State(app): State<App>, Json(body): Json<SlotsBody>) -> Result<Json<Vec<MinimalConcurrencyLimit>>, ApiError> {
+async fn decrement(State(app): State<App>, Embedded(body): Embedded<SlotsBody>) -> Result<Json<Vec<MinimalConcurrencyLimit>>, ApiError> {
     let now = app.now();
     let waits = waits(&app, now);
     let tags = distinct(body.names);

@@ -8,7 +8,7 @@ use chrono::TimeDelta;
 use serde::{Deserialize, Deserializer};
 
 use crate::api::error::ApiError;
-use crate::api::extract::{Json, Path};
+use crate::api::extract::{Embedded, Json, Path};
 use crate::api::page;
 use crate::app::App;
 use crate::clock::Timestamp;
@@ -90,7 +90,7 @@ struct FilterBody {
 }
 
 /// List concurrency limits.
-async fn filter(State(app): State<App>, Json(body): Json<FilterBody>) -> Result<Json<Vec<GlobalConcurrencyLimit>>, ApiError> {
+async fn filter(State(app): State<App>, Embedded(body): Embedded<FilterBody>) -> Result<Json<Vec<GlobalConcurrencyLimit>>, ApiError> {
     let (limit, offset) = (page::limit(body.limit)?, page::offset(body.offset)?);
     let limits = store::list(&mut app.read("concurrency_limits_v2.filter").await?, limit, offset).await?;
     let now = app.now();
@@ -234,7 +234,7 @@ fn blocking(limit: &ConcurrencyLimitV2, slots: i64, waits: Waits) -> (f64, f64) 
 }
 
 /// Take slots of limits; all of them or none.
-async fn increment(State(app): State<App>, Json(body): Json<IncrementBody>) -> Result<Json<Vec<MinimalConcurrencyLimit>>, ApiError> {
+async fn increment(State(app): State<App>, Embedded(body): Embedded<IncrementBody>) -> Result<Json<Vec<MinimalConcurrencyLimit>>, ApiError> {
     let now = app.now();
     let waits = waits(&app, now);
     let mut tx = app.begin("concurrency_limits_v2.increment").await?;
@@ -249,7 +249,7 @@ async fn increment(State(app): State<App>, Json(body): Json<IncrementBody>) -> R
 /// Take slots of limits under a lease; all of them or none.
 async fn increment_with_lease(
     State(app): State<App>,
-    Json(body): Json<IncrementWithLeaseBody>,
+    Embedded(body): Embedded<IncrementWithLeaseBody>,
 ) -> Result<Json<ConcurrencyLimitWithLease>, ApiError> {
     let now = app.now();
     let waits = waits(&app, now);
@@ -283,7 +283,7 @@ fn occupancy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, 
 }
 
 /// Give slots of limits back.
-async fn decrement(State(app): State<App>, Json(body): Json<DecrementBody>) -> Result<Json<Vec<MinimalConcurrencyLimit>>, ApiError> {
+async fn decrement(State(app): State<App>, Embedded(body): Embedded<DecrementBody>) -> Result<Json<Vec<MinimalConcurrencyLimit>>, ApiError> {
     let now = app.now();
     let mut tx = app.begin("concurrency_limits_v2.decrement").await?;
     let limits = store::read_named(&mut tx, &body.names).await?;
@@ -298,7 +298,7 @@ struct DecrementWithLeaseBody {
 }
 
 /// Give the slots of a lease back; one that is gone has given them back already.
-async fn decrement_with_lease(State(app): State<App>, Json(body): Json<DecrementWithLeaseBody>) -> Result<StatusCode, ApiError> {
+async fn decrement_with_lease(State(app): State<App>, Embedded(body): Embedded<DecrementWithLeaseBody>) -> Result<StatusCode, ApiError> {
     let now = app.now();
     let mut tx = app.begin("concurrency_limits_v2.decrement_with_lease").await?;
     leases::give_back(&mut tx, body.lease_id, Occupancy::Counts, now, waits(&app, now)).await?;
@@ -313,7 +313,7 @@ struct RenewBody {
 }
 
 /// Let a lease run on.
-async fn renew(State(app): State<App>, Path(id): Path<LeaseId>, Json(body): Json<RenewBody>) -> Result<StatusCode, ApiError> {
+async fn renew(State(app): State<App>, Path(id): Path<LeaseId>, Embedded(body): Embedded<RenewBody>) -> Result<StatusCode, ApiError> {
     let mut tx = app.begin("concurrency_limits_v2.renew").await?;
     if !leases::renew(&mut tx, id, duration(body.lease_duration), app.now()).await? {
         return Err(ApiError::detail(StatusCode::GONE, "Lease not found - it may have expired or been revoked"));

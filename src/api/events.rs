@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::api::error::ApiError;
-use crate::api::extract::{Json, Query, from_value};
+use crate::api::extract::{Embedded, Json, Query, from_value};
 use crate::app::{self, App};
 use crate::bus::{BusError, Topic};
 use crate::config::Settings;
@@ -114,7 +114,7 @@ async fn filter(
     State(app): State<App>,
     headers: HeaderMap,
     OriginalUri(uri): OriginalUri,
-    Json(body): Json<FilterBody>,
+    Embedded(body): Embedded<FilterBody>,
 ) -> Result<Json<EventPage>, ApiError> {
     let page_size = match body.limit.unwrap_or(PAGE_EVENTS as i64) {
         limit if limit < 0 => {

@@ -35,6 +35,23 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     }
 }
 
+/// A JSON body whose members are parameters of the operation, each with a default of its own: a null is the same as an
+/// absent one, as FastAPI has it for embedded body parameters.
+#[derive(Debug, Clone)]
+pub struct Embedded<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Embedded<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let Json(mut value) = Json::<Value>::from_request(request, state).await?;
+        if let Value::Object(members) = &mut value {
+            members.retain(|_, member| !member.is_null());
+        }
+        from_value(value, "body").map(Self)
+    }
+}
+
 /// Parses a JSON body, with the reference's 422 where it does not fit `T`.
 ///
 /// # Errors

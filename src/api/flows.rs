@@ -7,7 +7,7 @@ use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 
 use crate::api::error::ApiError;
-use crate::api::extract::{Json, Path};
+use crate::api::extract::{Embedded, Json, Path};
 use crate::api::filters::{CountBody, ListBody, bulk_limit};
 use crate::api::page::Page;
 use crate::app::App;
@@ -61,7 +61,7 @@ async fn update(State(app): State<App>, Path(id): Path<FlowId>, Json(body): Json
 }
 
 /// Count flows.
-async fn count(State(app): State<App>, Json(body): Json<CountBody>) -> Result<Json<u64>, ApiError> {
+async fn count(State(app): State<App>, Embedded(body): Embedded<CountBody>) -> Result<Json<u64>, ApiError> {
     let (filters, ()) = body.into_filters();
     Ok(Json(store::count(&mut app.read("flows.count").await?, &filters).await?))
 }
@@ -77,14 +77,14 @@ async fn read(State(app): State<App>, Path(id): Path<FlowId>) -> Result<Json<Flo
 }
 
 /// List flows.
-async fn filter(State(app): State<App>, Json(body): Json<ListBody<FlowSort>>) -> Result<Json<Vec<Flow>>, ApiError> {
+async fn filter(State(app): State<App>, Embedded(body): Embedded<ListBody<FlowSort>>) -> Result<Json<Vec<Flow>>, ApiError> {
     let (limit, offset) = body.window()?;
     let (filters, sort) = body.into_filters();
     Ok(Json(store::list(&mut app.read("flows.filter").await?, &filters, sort, limit, offset).await?))
 }
 
 /// List a page of flows.
-async fn paginate(State(app): State<App>, Json(body): Json<ListBody<FlowSort>>) -> Result<Json<Page<Flow>>, ApiError> {
+async fn paginate(State(app): State<App>, Embedded(body): Embedded<ListBody<FlowSort>>) -> Result<Json<Page<Flow>>, ApiError> {
     let (limit, page, offset) = body.paged()?;
     let (filters, sort) = body.into_filters();
     let mut tx = app.read("flows.paginate").await?;
@@ -116,7 +116,7 @@ struct BulkDeleted {
 }
 
 /// Delete flows that match, with their deployments and runs.
-async fn bulk_delete(State(app): State<App>, Json(body): Json<BulkDeleteBody>) -> Result<Json<BulkDeleted>, ApiError> {
+async fn bulk_delete(State(app): State<App>, Embedded(body): Embedded<BulkDeleteBody>) -> Result<Json<BulkDeleted>, ApiError> {
     let limit = bulk_limit(body.limit)?;
     let filters = Filters { flows: body.flows, ..Filters::default() };
     let now = app.now();

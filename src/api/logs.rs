@@ -7,7 +7,7 @@ use axum::routing::post;
 use serde::Deserialize;
 
 use crate::api::error::ApiError;
-use crate::api::extract::Json;
+use crate::api::extract::{Embedded, Json};
 use crate::api::page;
 use crate::app::App;
 use crate::id::LogId;
@@ -39,7 +39,7 @@ struct FilterBody {
 }
 
 /// List log lines.
-async fn filter(State(app): State<App>, Json(body): Json<FilterBody>) -> Result<Json<Vec<Log>>, ApiError> {
+async fn filter(State(app): State<App>, Embedded(body): Embedded<FilterBody>) -> Result<Json<Vec<Log>>, ApiError> {
     let (limit, offset) = (page::limit(body.limit)?, page::offset(body.offset)?);
     let filter = body.logs.unwrap_or_default();
     Ok(Json(store::list(&mut app.read("logs.filter").await?, &filter, body.sort, limit, offset).await?))

@@ -56,6 +56,9 @@ use crate::limits;
 pub fn routes() -> Router<App> {
     Router::new()
         .merge(root::router())
+        .merge(events::router())
+        .merge(socket::events_in::router())
+        .merge(socket::events_out::router())
         .merge(concurrency_limits::router())
         .merge(concurrency_limits_v2::router())
         .merge(deployments::router())

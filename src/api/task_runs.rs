@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 
 use crate::api::error::ApiError;
-use crate::api::extract::{Json, Path};
+use crate::api::extract::{Embedded, Json, Path};
 use crate::api::filters::{CountBody, ListBody};
 use crate::api::history::HistoryBody;
 use crate::api::page::Page;
@@ -83,13 +83,13 @@ async fn update(State(app): State<App>, Path(id): Path<TaskRunId>, Json(body): J
 }
 
 /// Count task runs.
-async fn count(State(app): State<App>, Json(body): Json<CountBody>) -> Result<Json<u64>, ApiError> {
+async fn count(State(app): State<App>, Embedded(body): Embedded<CountBody>) -> Result<Json<u64>, ApiError> {
     let (filters, ()) = body.into_filters();
     Ok(Json(store::count(&mut app.read("task_runs.count").await?, &filters).await?))
 }
 
 /// Task runs by interval and state.
-async fn history(State(app): State<App>, Json(body): Json<HistoryBody>) -> Result<Json<Vec<HistoryInterval>>, ApiError> {
+async fn history(State(app): State<App>, Embedded(body): Embedded<HistoryBody>) -> Result<Json<Vec<HistoryInterval>>, ApiError> {
     body.answer(&app, Runs::Task).await.map(Json)
 }
 
@@ -100,7 +100,7 @@ async fn read(State(app): State<App>, Path(id): Path<TaskRunId>) -> Result<Json<
 }
 
 /// List task runs.
-async fn filter(State(app): State<App>, Json(body): Json<ListBody<TaskRunSort>>) -> Result<Json<Vec<TaskRunResponse>>, ApiError> {
+async fn filter(State(app): State<App>, Embedded(body): Embedded<ListBody<TaskRunSort>>) -> Result<Json<Vec<TaskRunResponse>>, ApiError> {
     let (limit, offset) = body.window()?;
     let (filters, sort) = body.into_filters();
     let runs = store::list(&mut app.read("task_runs.filter").await?, &filters, sort, limit, offset).await?;
@@ -109,7 +109,7 @@ async fn filter(State(app): State<App>, Json(body): Json<ListBody<TaskRunSort>>)
 }
 
 /// List a page of task runs.
-async fn paginate(State(app): State<App>, Json(body): Json<ListBody<TaskRunSort>>) -> Result<Json<Page<TaskRunResponse>>, ApiError> {
+async fn paginate(State(app): State<App>, Embedded(body): Embedded<ListBody<TaskRunSort>>) -> Result<Json<Page<TaskRunResponse>>, ApiError> {
     let (limit, page, offset) = body.paged()?;
     let (filters, sort) = body.into_filters();
     let mut tx = app.read("task_runs.paginate").await?;

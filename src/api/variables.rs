@@ -7,7 +7,7 @@ use axum::routing::{get, post};
 use serde::Deserialize;
 
 use crate::api::error::ApiError;
-use crate::api::extract::{Json, Path};
+use crate::api::extract::{Embedded, Json, Path};
 use crate::api::page;
 use crate::app::App;
 use crate::events::lifecycle::{self, Action};
@@ -68,14 +68,14 @@ struct FilterBody {
 }
 
 /// List variables.
-async fn filter(State(app): State<App>, Json(body): Json<FilterBody>) -> Result<Json<Vec<Variable>>, ApiError> {
+async fn filter(State(app): State<App>, Embedded(body): Embedded<FilterBody>) -> Result<Json<Vec<Variable>>, ApiError> {
     let (limit, offset) = (page::limit(body.limit)?, page::offset(body.offset)?);
     let filter = body.variables.unwrap_or_default();
     Ok(Json(store::list(&mut app.read("variables.filter").await?, &filter, body.sort, limit, offset).await?))
 }
 
 /// Count variables.
-async fn count(State(app): State<App>, Json(body): Json<FilterBody>) -> Result<Json<i64>, ApiError> {
+async fn count(State(app): State<App>, Embedded(body): Embedded<FilterBody>) -> Result<Json<i64>, ApiError> {
     let filter = body.variables.unwrap_or_default();
     Ok(Json(store::count(&mut app.read("variables.count").await?, &filter).await?))
 }

@@ -7,7 +7,7 @@ use axum::routing::{get, post};
 use serde::Deserialize;
 
 use crate::api::error::ApiError;
-use crate::api::extract::{Json, Path};
+use crate::api::extract::{Embedded, Json, Path};
 use crate::api::page;
 use crate::api::work_pools::{poll, pools, queues};
 use crate::app::App;
@@ -137,7 +137,7 @@ struct FilterBody {
 }
 
 /// List work queues.
-async fn filter(State(app): State<App>, Json(body): Json<FilterBody>) -> Result<Json<Vec<WorkQueue>>, ApiError> {
+async fn filter(State(app): State<App>, Embedded(body): Embedded<FilterBody>) -> Result<Json<Vec<WorkQueue>>, ApiError> {
     let (limit, offset) = (page::limit(body.limit)?, page::offset(body.offset)?);
     let mut tx = app.read("work_queues.filter").await?;
     let condition = condition(&body.work_queues.unwrap_or_default(), tx.dialect());
@@ -190,7 +190,7 @@ async fn get_runs(
     State(app): State<App>,
     Path(id): Path<WorkQueueId>,
     headers: HeaderMap,
-    Json(body): Json<RunsBody>,
+    Embedded(body): Embedded<RunsBody>,
 ) -> Result<Json<Vec<FlowRunResponse>>, ApiError> {
     let limit = page::limit(body.limit)?;
     let now = app.now();
@@ -215,7 +215,7 @@ struct ConcurrencyBody {
 async fn concurrency_status(
     State(app): State<App>,
     Path(id): Path<WorkQueueId>,
-    Json(body): Json<ConcurrencyBody>,
+    Embedded(body): Embedded<ConcurrencyBody>,
 ) -> Result<Json<WorkQueueConcurrencyStatus>, ApiError> {
     let (page, limit) = (page::page(body.page)?, page::limit(body.limit)?);
     let mut tx = app.read("work_queues.concurrency_status").await?;

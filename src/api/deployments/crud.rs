@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{body, missing};
 use crate::api::error::ApiError;
-use crate::api::extract::{Json, Path};
+use crate::api::extract::{Embedded, Json, Path};
 use crate::api::filters::{CountBody, ListBody, bulk_limit};
 use crate::api::page::Page;
 use crate::api::work_pools::{pools, queues};
@@ -187,14 +187,14 @@ async fn read_by_name(State(app): State<App>, Path((flow, deployment)): Path<(St
 }
 
 /// List deployments.
-async fn filter(State(app): State<App>, Json(body): Json<ListBody<DeploymentSort>>) -> Result<Json<Vec<Deployment>>, ApiError> {
+async fn filter(State(app): State<App>, Embedded(body): Embedded<ListBody<DeploymentSort>>) -> Result<Json<Vec<Deployment>>, ApiError> {
     let (limit, offset) = body.window()?;
     let (filters, sort) = body.into_filters();
     Ok(Json(store::list(&mut app.read("deployments.filter").await?, &filters, sort, limit, offset).await?))
 }
 
 /// List deployments page by page.
-async fn paginate(State(app): State<App>, Json(body): Json<ListBody<DeploymentSort>>) -> Result<Json<Page<Deployment>>, ApiError> {
+async fn paginate(State(app): State<App>, Embedded(body): Embedded<ListBody<DeploymentSort>>) -> Result<Json<Page<Deployment>>, ApiError> {
     let (limit, page, offset) = body.paged()?;
     let (filters, sort) = body.into_filters();
     let mut tx = app.read("deployments.paginate").await?;
@@ -204,7 +204,7 @@ async fn paginate(State(app): State<App>, Json(body): Json<ListBody<DeploymentSo
 }
 
 /// Count deployments.
-async fn count(State(app): State<App>, Json(body): Json<CountBody>) -> Result<Json<u64>, ApiError> {
+async fn count(State(app): State<App>, Embedded(body): Embedded<CountBody>) -> Result<Json<u64>, ApiError> {
     let (filters, ()) = body.into_filters();
     Ok(Json(store::count(&mut app.read("deployments.count").await?, &filters).await?))
 }
@@ -241,7 +241,7 @@ struct BulkDeleted {
 }
 
 /// Delete deployments that match.
-async fn bulk_delete(State(app): State<App>, Json(body): Json<BulkDeleteBody>) -> Result<Json<BulkDeleted>, ApiError> {
+async fn bulk_delete(State(app): State<App>, Embedded(body): Embedded<BulkDeleteBody>) -> Result<Json<BulkDeleted>, ApiError> {
     let limit = bulk_limit(body.limit)?;
     let filters = Filters { deployments: body.deployments, ..Filters::default() };
     let mut tx = app.begin("deployments.bulk_delete").await?;

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{locked, missing, missing_stop};
 use crate::api::error::ApiError;
-use crate::api::extract::{Json, Path};
+use crate::api::extract::{Embedded, Json, Path};
 use crate::app::App;
 use crate::clock::Timestamp;
 use crate::id::{DeploymentId, DeploymentScheduleId};
@@ -106,7 +106,7 @@ struct ScheduleBody {
 }
 
 /// Make the runs of a deployment's schedules for a span of time, which may be over.
-async fn schedule(State(app): State<App>, Path(id): Path<DeploymentId>, Json(body): Json<ScheduleBody>) -> Result<Json<Value>, ApiError> {
+async fn schedule(State(app): State<App>, Path(id): Path<DeploymentId>, Embedded(body): Embedded<ScheduleBody>) -> Result<Json<Value>, ApiError> {
     let now = app.now();
     let settings = &app.settings().services.scheduler;
     let start = body.start_time.unwrap_or(now);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::missing;
 use crate::api::error::ApiError;
-use crate::api::extract::{Json, Path};
+use crate::api::extract::{Embedded, Json, Path};
 use crate::api::filters::bulk_limit;
 use crate::api::{job_variables, run_logs};
 use crate::app::App;
@@ -98,7 +98,7 @@ struct BulkDeleted {
 }
 
 /// Delete flow runs that match.
-async fn bulk_delete(State(app): State<App>, Json(body): Json<BulkDeleteBody>) -> Result<Json<BulkDeleted>, ApiError> {
+async fn bulk_delete(State(app): State<App>, Embedded(body): Embedded<BulkDeleteBody>) -> Result<Json<BulkDeleted>, ApiError> {
     let limit = bulk_limit(body.limit)?;
     let filters = Filters { flow_runs: body.flow_runs, ..Filters::default() };
     let mut tx = app.begin("flow_runs.bulk_delete").await?;

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::missing;
 use crate::api::error::ApiError;
-use crate::api::extract::{Json, Path};
+use crate::api::extract::{Embedded, Json, Path};
 use crate::app::App;
 use crate::id::{FlowRunId, FlowRunInputId};
 use crate::limits;
@@ -35,7 +35,7 @@ struct CreateBody {
 }
 
 /// Send a value to a flow run.
-async fn create(State(app): State<App>, Path(id): Path<FlowRunId>, Json(body): Json<CreateBody>) -> Result<StatusCode, ApiError> {
+async fn create(State(app): State<App>, Path(id): Path<FlowRunId>, Embedded(body): Embedded<CreateBody>) -> Result<StatusCode, ApiError> {
     let now = app.now();
     let CreateBody { key, value, sender } = body;
     let input = FlowRunInput { id: FlowRunInputId::fresh(), created: now, updated: now, flow_run_id: id, key, value, sender };
@@ -62,7 +62,7 @@ struct FilterBody {
 async fn filter(
     State(app): State<App>,
     Path(id): Path<FlowRunId>,
-    Json(body): Json<FilterBody>,
+    Embedded(body): Embedded<FilterBody>,
 ) -> Result<Json<Vec<FlowRunInput>>, ApiError> {
     // The reference has no bound here; ours is that of every list.
     let limit = u64::try_from(body.limit.unwrap_or(1)).unwrap_or(0).min(limits::PAGE_ITEMS);

@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::routing::post;
 
 use crate::api::error::ApiError;
-use crate::api::extract::Json;
+use crate::api::extract::{Embedded, Json};
 use crate::api::filters::{CountBody, ListBody};
 use crate::api::history::HistoryBody;
 use crate::api::page::Page;
@@ -26,24 +26,24 @@ pub fn router() -> Router<App> {
 }
 
 /// Count flow runs.
-async fn count(State(app): State<App>, Json(body): Json<CountBody>) -> Result<Json<u64>, ApiError> {
+async fn count(State(app): State<App>, Embedded(body): Embedded<CountBody>) -> Result<Json<u64>, ApiError> {
     let (filters, ()) = body.into_filters();
     Ok(Json(store::count(&mut app.read("flow_runs.count").await?, &filters).await?))
 }
 
 /// Average lateness of flow runs in seconds.
-async fn lateness(State(app): State<App>, Json(body): Json<CountBody>) -> Result<Json<Option<f64>>, ApiError> {
+async fn lateness(State(app): State<App>, Embedded(body): Embedded<CountBody>) -> Result<Json<Option<f64>>, ApiError> {
     let (filters, ()) = body.into_filters();
     Ok(Json(run_history::average_lateness(&mut app.read("flow_runs.lateness").await?, &filters, app.now()).await?))
 }
 
 /// Flow runs by interval and state.
-async fn history(State(app): State<App>, Json(body): Json<HistoryBody>) -> Result<Json<Vec<HistoryInterval>>, ApiError> {
+async fn history(State(app): State<App>, Embedded(body): Embedded<HistoryBody>) -> Result<Json<Vec<HistoryInterval>>, ApiError> {
     body.answer(&app, Runs::Flow).await.map(Json)
 }
 
 /// List flow runs.
-async fn filter(State(app): State<App>, Json(body): Json<ListBody<FlowRunSort>>) -> Result<Json<Vec<FlowRunResponse>>, ApiError> {
+async fn filter(State(app): State<App>, Embedded(body): Embedded<ListBody<FlowRunSort>>) -> Result<Json<Vec<FlowRunResponse>>, ApiError> {
     let (limit, offset) = body.window()?;
     let (filters, sort) = body.into_filters();
     let runs = store::list(&mut app.read("flow_runs.filter").await?, &filters, sort, limit, offset).await?;
@@ -52,7 +52,7 @@ async fn filter(State(app): State<App>, Json(body): Json<ListBody<FlowRunSort>>)
 }
 
 /// List a page of flow runs.
-async fn paginate(State(app): State<App>, Json(body): Json<ListBody<FlowRunSort>>) -> Result<Json<Page<FlowRunResponse>>, ApiError> {
+async fn paginate(State(app): State<App>, Embedded(body): Embedded<ListBody<FlowRunSort>>) -> Result<Json<Page<FlowRunResponse>>, ApiError> {
     let (limit, page, offset) = body.paged()?;
     let (filters, sort) = body.into_filters();
     let mut tx = app.read("flow_runs.paginate").await?;

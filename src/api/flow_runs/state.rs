@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::caller::Caller;
 use crate::api::error::{ApiError, chain};
-use crate::api::extract::{Json, Path};
+use crate::api::extract::{Embedded, Json, Path};
 use crate::api::filters::bulk_limit;
 use crate::app::App;
 use crate::clock::Timestamp;
@@ -42,7 +42,7 @@ async fn set_state(
     State(app): State<App>,
     Path(id): Path<FlowRunId>,
     caller: Caller,
-    Json(body): Json<SetStateBody>,
+    Embedded(body): Embedded<SetStateBody>,
 ) -> Result<(StatusCode, Json<OrchestrationResult>), ApiError> {
     let now = app.now();
     let context = caller.context(&app, now);
@@ -78,7 +78,7 @@ struct BulkResults {
 
 /// Propose a state for each flow run of a filter, each in a transaction of its own: what goes wrong with one is its
 /// result, and the others go on.
-async fn bulk_set_state(State(app): State<App>, caller: Caller, Json(body): Json<BulkSetStateBody>) -> Result<Json<BulkResults>, ApiError> {
+async fn bulk_set_state(State(app): State<App>, caller: Caller, Embedded(body): Embedded<BulkSetStateBody>) -> Result<Json<BulkResults>, ApiError> {
     let limit = bulk_limit(body.limit)?;
     let filters = Filters { flow_runs: body.flow_runs, ..Filters::default() };
     let runs = store::list(&mut app.read("flow_runs.bulk_set_state").await?, &filters, FlowRunSort::default(), limit, 0).await?;

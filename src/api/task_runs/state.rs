@@ -7,7 +7,7 @@ use axum::routing::post;
 use serde::Deserialize;
 
 use crate::api::error::ApiError;
-use crate::api::extract::{Json, Path};
+use crate::api::extract::{Embedded, Json, Path};
 use crate::api::flow_runs::state::status;
 use crate::app::App;
 use crate::id::TaskRunId;
@@ -30,7 +30,7 @@ struct SetStateBody {
 async fn set_state(
     State(app): State<App>,
     Path(id): Path<TaskRunId>,
-    Json(body): Json<SetStateBody>,
+    Embedded(body): Embedded<SetStateBody>,
 ) -> Result<(StatusCode, Json<OrchestrationResult>), ApiError> {
     let now = app.now();
     let context = Context::server(now, &app.settings().orchestration);

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{pools, queues};
 use crate::api::error::{ApiError, chain};
-use crate::api::extract::{Json, Path};
+use crate::api::extract::{Embedded, Json, Path};
 use crate::api::page;
 use crate::app::App;
 use crate::clock::Timestamp;
@@ -43,7 +43,7 @@ pub(super) struct WorkerFlowRun {
 pub(super) async fn get_scheduled_flow_runs(
     State(app): State<App>,
     Path(name): Path<String>,
-    Json(body): Json<PollBody>,
+    Embedded(body): Embedded<PollBody>,
 ) -> Result<Json<Vec<WorkerFlowRun>>, ApiError> {
     let limit = page::limit(body.limit)?;
     let now = app.now();

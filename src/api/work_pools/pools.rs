@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::queues;
 use crate::api::error::ApiError;
-use crate::api::extract::{Json, Path};
+use crate::api::extract::{Embedded, Json, Path};
 use crate::api::{job_variables, page};
 use crate::app::App;
 use crate::clock::Timestamp;
@@ -153,7 +153,7 @@ pub(super) struct FilterBody {
 }
 
 /// List work pools.
-pub(super) async fn filter(State(app): State<App>, headers: HeaderMap, Json(body): Json<FilterBody>) -> Result<Json<Value>, ApiError> {
+pub(super) async fn filter(State(app): State<App>, headers: HeaderMap, Embedded(body): Embedded<FilterBody>) -> Result<Json<Value>, ApiError> {
     let (limit, offset) = (page::limit(body.limit)?, page::offset(body.offset)?);
     let mut tx = app.read("work_pools.filter").await?;
     let condition = condition(&body.work_pools.unwrap_or_default(), tx.dialect());
@@ -163,7 +163,7 @@ pub(super) async fn filter(State(app): State<App>, headers: HeaderMap, Json(body
 }
 
 /// Count work pools.
-pub(super) async fn count(State(app): State<App>, Json(body): Json<FilterBody>) -> Result<Json<i64>, ApiError> {
+pub(super) async fn count(State(app): State<App>, Embedded(body): Embedded<FilterBody>) -> Result<Json<i64>, ApiError> {
     let mut tx = app.read("work_pools.count").await?;
     let condition = condition(&body.work_pools.unwrap_or_default(), tx.dialect());
     Ok(Json(store::count(&mut tx, condition).await?))
@@ -223,7 +223,7 @@ const FLOW_RUNS_MAX: i64 = 200;
 pub(super) async fn concurrency_status(
     State(app): State<App>,
     Path(name): Path<String>,
-    Json(body): Json<ConcurrencyBody>,
+    Embedded(body): Embedded<ConcurrencyBody>,
 ) -> Result<Json<WorkPoolConcurrencyStatus>, ApiError> {
     let (page, limit) = (page::page(body.page)?, page::limit(body.limit)?);
     let per_queue = body.flow_run_limit.unwrap_or(FLOW_RUNS);

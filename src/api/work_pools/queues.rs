@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::pools;
 use crate::api::error::ApiError;
-use crate::api::extract::{Json, Path};
+use crate::api::extract::{Embedded, Json, Path};
 use crate::api::page;
 use crate::app::App;
 use crate::clock::Timestamp;
@@ -122,7 +122,7 @@ pub(super) struct FilterBody {
 pub(super) async fn filter(
     State(app): State<App>,
     Path(pool): Path<String>,
-    Json(body): Json<FilterBody>,
+    Embedded(body): Embedded<FilterBody>,
 ) -> Result<Json<Vec<WorkQueue>>, ApiError> {
     let (limit, offset) = (page::limit(body.limit)?, page::offset(body.offset)?);
     let mut tx = app.read("work_queues.filter").await?;

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::pools;
 use crate::api::error::ApiError;
-use crate::api::extract::{Json, Path, from_value};
+use crate::api::extract::{Embedded, Json, Path, from_value};
 use crate::api::page;
 use crate::app::App;
 use crate::clock::Timestamp;
@@ -49,7 +49,7 @@ pub(super) struct FilterBody {
 pub(super) async fn filter(
     State(app): State<App>,
     Path(pool): Path<String>,
-    Json(body): Json<FilterBody>,
+    Embedded(body): Embedded<FilterBody>,
 ) -> Result<Json<Vec<Worker>>, ApiError> {
     let (limit, offset) = (page::limit(body.limit)?, page::offset(body.offset)?);
     let mut tx = app.read("workers.filter").await?;
