@@ -234,7 +234,10 @@ fn blocking(limit: &ConcurrencyLimitV2, slots: i64, waits: Waits) -> (f64, f64) 
 }
 
 /// Take slots of limits; all of them or none.
-async fn increment(State(app): State<App>, Embedded(body): Embedded<IncrementBody>) -> Result<Json<Vec<MinimalConcurrencyLimit>>, ApiError> {
+async fn increment(
+    State(app): State<App>,
+    Embedded(body): Embedded<IncrementBody>,
+) -> Result<Json<Vec<MinimalConcurrencyLimit>>, ApiError> {
     let now = app.now();
     let waits = waits(&app, now);
     let mut tx = app.begin("concurrency_limits_v2.increment").await?;
@@ -283,7 +286,10 @@ fn occupancy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, 
 }
 
 /// Give slots of limits back.
-async fn decrement(State(app): State<App>, Embedded(body): Embedded<DecrementBody>) -> Result<Json<Vec<MinimalConcurrencyLimit>>, ApiError> {
+async fn decrement(
+    State(app): State<App>,
+    Embedded(body): Embedded<DecrementBody>,
+) -> Result<Json<Vec<MinimalConcurrencyLimit>>, ApiError> {
     let now = app.now();
     let mut tx = app.begin("concurrency_limits_v2.decrement").await?;
     let limits = store::read_named(&mut tx, &body.names).await?;

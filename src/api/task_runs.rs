@@ -109,7 +109,10 @@ async fn filter(State(app): State<App>, Embedded(body): Embedded<ListBody<TaskRu
 }
 
 /// List a page of task runs.
-async fn paginate(State(app): State<App>, Embedded(body): Embedded<ListBody<TaskRunSort>>) -> Result<Json<Page<TaskRunResponse>>, ApiError> {
+async fn paginate(
+    State(app): State<App>,
+    Embedded(body): Embedded<ListBody<TaskRunSort>>,
+) -> Result<Json<Page<TaskRunResponse>>, ApiError> {
     let (limit, page, offset) = body.paged()?;
     let (filters, sort) = body.into_filters();
     let mut tx = app.read("task_runs.paginate").await?;

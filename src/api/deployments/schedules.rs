@@ -106,7 +106,11 @@ struct ScheduleBody {
 }
 
 /// Make the runs of a deployment's schedules for a span of time, which may be over.
-async fn schedule(State(app): State<App>, Path(id): Path<DeploymentId>, Embedded(body): Embedded<ScheduleBody>) -> Result<Json<Value>, ApiError> {
+async fn schedule(
+    State(app): State<App>,
+    Path(id): Path<DeploymentId>,
+    Embedded(body): Embedded<ScheduleBody>,
+) -> Result<Json<Value>, ApiError> {
     let now = app.now();
     let settings = &app.settings().services.scheduler;
     let start = body.start_time.unwrap_or(now);

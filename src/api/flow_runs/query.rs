@@ -52,7 +52,10 @@ async fn filter(State(app): State<App>, Embedded(body): Embedded<ListBody<FlowRu
 }
 
 /// List a page of flow runs.
-async fn paginate(State(app): State<App>, Embedded(body): Embedded<ListBody<FlowRunSort>>) -> Result<Json<Page<FlowRunResponse>>, ApiError> {
+async fn paginate(
+    State(app): State<App>,
+    Embedded(body): Embedded<ListBody<FlowRunSort>>,
+) -> Result<Json<Page<FlowRunResponse>>, ApiError> {
     let (limit, page, offset) = body.paged()?;
     let (filters, sort) = body.into_filters();
     let mut tx = app.read("flow_runs.paginate").await?;

@@ -78,7 +78,11 @@ struct BulkResults {
 
 /// Propose a state for each flow run of a filter, each in a transaction of its own: what goes wrong with one is its
 /// result, and the others go on.
-async fn bulk_set_state(State(app): State<App>, caller: Caller, Embedded(body): Embedded<BulkSetStateBody>) -> Result<Json<BulkResults>, ApiError> {
+async fn bulk_set_state(
+    State(app): State<App>,
+    caller: Caller,
+    Embedded(body): Embedded<BulkSetStateBody>,
+) -> Result<Json<BulkResults>, ApiError> {
     let limit = bulk_limit(body.limit)?;
     let filters = Filters { flow_runs: body.flow_runs, ..Filters::default() };
     let runs = store::list(&mut app.read("flow_runs.bulk_set_state").await?, &filters, FlowRunSort::default(), limit, 0).await?;

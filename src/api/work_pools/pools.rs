@@ -153,7 +153,11 @@ pub(super) struct FilterBody {
 }
 
 /// List work pools.
-pub(super) async fn filter(State(app): State<App>, headers: HeaderMap, Embedded(body): Embedded<FilterBody>) -> Result<Json<Value>, ApiError> {
+pub(super) async fn filter(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Embedded(body): Embedded<FilterBody>,
+) -> Result<Json<Value>, ApiError> {
     let (limit, offset) = (page::limit(body.limit)?, page::offset(body.offset)?);
     let mut tx = app.read("work_pools.filter").await?;
     let condition = condition(&body.work_pools.unwrap_or_default(), tx.dialect());
