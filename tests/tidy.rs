@@ -27,6 +27,7 @@ const LAYERS: &[&[&str]] = &[
 const SIBLINGS: &[(&str, &str)] = &[
     ("id", "clock"),
     ("limits", "clock"),
+    ("blocks", "events"),
     ("telemetry", "config"),
     ("task", "telemetry"),
     ("listener", "task"),

@@ -17,9 +17,13 @@ pub mod run_states;
 pub mod concurrency_limits;
 pub mod concurrency_limits_v2;
 pub mod deployments;
+pub mod admin;
+pub mod artifacts;
 pub mod block_documents;
 pub mod block_schemas;
 pub mod block_types;
+pub mod collections;
+pub mod csrf;
 pub mod events;
 pub mod flow_runs;
 pub mod flows;
@@ -27,9 +31,11 @@ pub mod health;
 pub mod logs;
 pub mod job_variables;
 pub mod root;
+pub mod saved_searches;
 pub mod socket;
 pub mod task_runs;
 pub mod ui;
+pub mod ui_schemas;
 pub mod variables;
 pub mod work_pools;
 pub mod work_queues;
@@ -62,10 +68,16 @@ pub fn routes() -> Router<App> {
         .merge(concurrency_limits::router())
         .merge(concurrency_limits_v2::router())
         .merge(deployments::router())
+        .merge(admin::router())
+        .merge(artifacts::router())
         .merge(block_documents::router())
         .merge(block_schemas::router())
         .merge(block_types::router())
         .merge(events::router())
+        .merge(collections::router())
+        .merge(csrf::router())
+        .merge(saved_searches::router())
+        .merge(ui_schemas::router())
         .merge(flow_runs::router())
         .merge(flows::router())
         .merge(logs::router())
@@ -95,6 +107,7 @@ pub fn router(app: App, more: Router<App>) -> Router {
         .layer(from_fn(middleware::retry))
         .layer(from_fn(middleware::check_version))
         .layer(from_fn_with_state(app.clone(), middleware::authorize))
+        .layer(from_fn_with_state(app.clone(), csrf::check))
         .layer(CompressionLayer::new().gzip(true).compress_when(SizeAbove::new(GZIP_BYTES)))
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| ApiError::Internal("a handler panicked".into()).into_response()));
     let api = if base_path.is_empty() { api } else { Router::new().nest(&base_path, api) };

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::clock::Timestamp;
+use crate::model::artifact::ArtifactCollection;
 use crate::model::block::{BlockDocument, BlockSchema, BlockType};
 use crate::model::concurrency::{ConcurrencyLimit, ConcurrencyLimitV2};
 use crate::model::event::{Event, Resource};
@@ -115,4 +116,18 @@ pub fn block_document(action: Action, document: &BlockDocument, occurred: Timest
     }
     let of_schema = related(format!("prefect.block-schema.{}", document.block_schema_id), "block-schema");
     event("block-document", action, document.id, &document.name, vec![of_type, of_schema], payload, occurred)
+}
+
+/// `prefect.artifact-collection.*`: the newest artifact and its runs are related.
+pub fn artifact_collection(action: Action, collection: &ArtifactCollection, occurred: Timestamp) -> Event {
+    let payload = json!({
+        "key": collection.key,
+        "type": collection.r#type,
+        "data": collection.data,
+        "description": collection.description,
+    });
+    let mut with = vec![related(format!("prefect.artifact.{}", collection.latest_id), "latest")];
+    with.extend(collection.flow_run_id.map(|id| related(format!("prefect.flow-run.{id}"), "flow-run")));
+    with.extend(collection.task_run_id.map(|id| related(format!("prefect.task-run.{id}"), "task-run")));
+    event("artifact-collection", action, collection.id, &collection.key, with, payload, occurred)
 }

@@ -3,10 +3,12 @@
 //! One entity family per file. Field order is the reference's; absent optional values are written as `null`;
 //! create and update bodies forbid unknown keys where the reference does.
 
+pub mod artifact;
 pub mod block;
 pub mod concurrency;
 pub mod bounds;
 pub mod deployment;
+pub mod csrf;
 pub mod event;
 pub mod filter;
 pub mod flow;
@@ -20,6 +22,7 @@ pub mod name;
 pub mod patch;
 pub mod policy;
 pub mod run;
+pub mod saved_search;
 pub mod schedule;
 pub mod state;
 pub mod task_run;

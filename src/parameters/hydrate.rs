@@ -37,7 +37,7 @@ pub fn needs_hydration(parameters: &Map<String, Value>) -> bool {
     parameters.contains_key(KIND) || parameters.values().any(needs)
 }
 
-const KIND: &str = "__prefect_kind";
+pub(super) const KIND: &str = "__prefect_kind";
 
 /// Fills in the values, with `variables` of the workspace at hand.
 ///
@@ -52,7 +52,7 @@ pub fn hydrate(parameters: &Map<String, Value>, variables: &HashMap<String, Valu
 }
 
 /// `None` where the value is to be left out.
-fn value(given: &Value, variables: &HashMap<String, Value>) -> Result<Option<Value>, HydrationError> {
+pub(super) fn value(given: &Value, variables: &HashMap<String, Value>) -> Result<Option<Value>, HydrationError> {
     match given {
         Value::Object(fields) => match fields.get(KIND) {
             Some(kind) => of_kind(kind, fields, variables),

@@ -4,6 +4,7 @@
 //! Promises the reference's decisions and, for the usual keywords, its words: messages go to clients, who compare them.
 
 pub mod hydrate;
+pub mod report;
 pub mod schema;
 pub mod validate;
 

@@ -71,6 +71,33 @@ pub fn validate(values: &Value, schema: &Value, options: Options) -> Result<(), 
     Err(Invalid::Values(format!("{field} Failure reason: {}", finding.message)))
 }
 
+/// One thing that is wrong, for [`super::report`].
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    /// Where; of a missing property, where it should be.
+    pub path: Vec<Step>,
+    pub message: String,
+}
+
+/// Everything that is wrong with `values`, in the schema's order.
+pub(super) fn findings(values: &Value, schema: &Value) -> Result<Vec<Found>, Invalid> {
+    let schema = preprocess(schema, false);
+    check_schema(&schema)?;
+    if is_circular(&schema) {
+        return Err(Invalid::Circular);
+    }
+    let validator = compile(&schema).map_err(|error| Invalid::Schema(error.to_string()))?;
+    let found = validator.iter_errors(values).map(|error| {
+        let finding = Finding::new(&error, 0);
+        let mut path = finding.path;
+        if let ValidationErrorKind::Required { property } = error.kind() {
+            path.extend(property.as_str().map(|name| Step::Key(name.to_owned())));
+        }
+        Found { path, message: finding.message }
+    });
+    Ok(found.collect())
+}
+
 fn compile(schema: &Value) -> Result<Validator, Invalid> {
     jsonschema::options()
         .with_draft(Draft::Draft202012)
@@ -81,7 +108,7 @@ fn compile(schema: &Value) -> Result<Validator, Invalid> {
 
 /// One step into a value.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Step {
+pub(super) enum Step {
     Index(usize),
     Key(String),
 }

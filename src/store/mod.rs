@@ -7,11 +7,13 @@
 //! Statements are built with sea-query over [`schema`] (imported as `t`). One file per table family holds functions
 //! over `&mut Tx`; what differs between the databases is in [`dialect`].
 
+pub mod artifacts;
 pub mod block_documents;
 pub mod block_schemas;
 pub mod block_types;
 pub mod bulk;
 pub mod configuration;
+pub mod csrf_tokens;
 pub mod current_state;
 pub mod cursors;
 pub mod dead_letters;
@@ -36,6 +38,7 @@ pub mod row;
 pub mod run_history;
 pub mod run_labels;
 pub mod scheduled_runs;
+pub mod saved_searches;
 pub mod schema;
 pub mod task_run_records;
 pub mod storage_defaults;

@@ -3,6 +3,7 @@
 //! Every operator is optional; an absent or null one does not restrict. Filter objects with an `operator` join what they
 //! hold by it. Unknown keys are refused, as the reference does.
 
+pub mod artifact;
 pub mod block;
 pub mod deployment;
 pub mod flow;

@@ -1,6 +1,7 @@
 //! Filters of `model/filter/` as conditions, one function per filter object, used alike by select, count, update and
 //! delete. A filter on a related entity is `EXISTS` or `IN` over its own condition.
 
+pub mod artifact;
 pub mod block;
 pub mod deployment;
 pub mod flow;
