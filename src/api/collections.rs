@@ -43,9 +43,7 @@ async fn read(State(app): State<App>, Path(view): Path<String>) -> Result<Json<M
 }
 
 fn process_worker() -> Value {
-    let texts = |title: &str, description: &str| {
-        json!({"title": title, "description": description, "type": "object", "additionalProperties": {"type": "string"}})
-    };
+    let texts = |title: &str, description: &str| json!({"title": title, "description": description, "type": "object", "additionalProperties": {"type": "string"}});
     let names = ["command", "env", "labels", "name", "stream_output", "working_dir"];
     let job: Map<String, Value> = names.iter().map(|name| ((*name).to_owned(), Value::from(format!("{{{{ {name} }}}}")))).collect();
     json!({

@@ -211,12 +211,7 @@ pub async fn list_collections(
     offset: u64,
 ) -> Result<Vec<ArtifactCollection>, StoreError> {
     let mut select = select_collection();
-    let columns = [
-        t::ArtifactCollection::Id,
-        t::ArtifactCollection::Created,
-        t::ArtifactCollection::Updated,
-        t::ArtifactCollection::Key,
-    ];
+    let columns = [t::ArtifactCollection::Id, t::ArtifactCollection::Created, t::ArtifactCollection::Updated, t::ArtifactCollection::Key];
     order(&mut select, t::ArtifactCollection::Table, sort, columns);
     select.cond_where(condition::collections(filter, filters, tx.dialect())).limit(limit).offset(offset);
     tx.fetch_all(&select).await?.iter().map(decode_collection).collect()
@@ -257,11 +252,7 @@ pub async fn update(tx: &mut Tx, id: ArtifactId, now: Timestamp, update: &Artifa
         .table(t::ArtifactCollection::Table)
         .value(t::ArtifactCollection::Updated, now)
         .and_where(Expr::col(t::ArtifactCollection::LatestId).eq(id));
-    set(
-        &mut of_collection,
-        update,
-        [t::ArtifactCollection::Data, t::ArtifactCollection::Description, t::ArtifactCollection::Metadata],
-    );
+    set(&mut of_collection, update, [t::ArtifactCollection::Data, t::ArtifactCollection::Description, t::ArtifactCollection::Metadata]);
     let mut of_artifact = Query::update();
     of_artifact.table(t::Artifact::Table).value(t::Artifact::Updated, now).and_where(Expr::col(t::Artifact::Id).eq(id));
     set(&mut of_artifact, update, [t::Artifact::Data, t::Artifact::Description, t::Artifact::Metadata]);

@@ -8,14 +8,8 @@ use crate::model::csrf::CsrfToken;
 use crate::store::schema as t;
 use crate::store::{Row, StoreError, Tx};
 
-const COLUMNS: [t::CsrfToken; 6] = [
-    t::CsrfToken::Id,
-    t::CsrfToken::Created,
-    t::CsrfToken::Updated,
-    t::CsrfToken::Token,
-    t::CsrfToken::Client,
-    t::CsrfToken::Expiration,
-];
+const COLUMNS: [t::CsrfToken; 6] =
+    [t::CsrfToken::Id, t::CsrfToken::Created, t::CsrfToken::Updated, t::CsrfToken::Token, t::CsrfToken::Client, t::CsrfToken::Expiration];
 
 fn decode(row: &Row) -> Result<CsrfToken, StoreError> {
     Ok(CsrfToken {

@@ -27,19 +27,12 @@ fn decode(row: &Row) -> Result<SavedSearch, StoreError> {
 }
 
 /// Inserts a search, or replaces the filters of the one of this name. Gives the search, and whether it is new.
-pub async fn upsert(
-    tx: &mut Tx,
-    id: SavedSearchId,
-    now: Timestamp,
-    create: &SavedSearchCreate,
-) -> Result<(SavedSearch, bool), StoreError> {
+pub async fn upsert(tx: &mut Tx, id: SavedSearchId, now: Timestamp, create: &SavedSearchCreate) -> Result<(SavedSearch, bool), StoreError> {
     let insert = Query::insert()
         .into_table(t::SavedSearch::Table)
         .columns(COLUMNS)
         .values_panic([id.into(), now.into(), now.into(), create.name.as_str().into(), json!(create.filters).into()])
-        .on_conflict(
-            OnConflict::column(t::SavedSearch::Name).update_columns([t::SavedSearch::Filters, t::SavedSearch::Updated]).to_owned(),
-        )
+        .on_conflict(OnConflict::column(t::SavedSearch::Name).update_columns([t::SavedSearch::Filters, t::SavedSearch::Updated]).to_owned())
         .returning(Query::returning().columns(COLUMNS))
         .to_owned();
     let search = decode(&tx.fetch_one(&insert).await?)?;
