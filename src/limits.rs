@@ -117,3 +117,5 @@ pub const LATE_RUNS: u64 = 400;
 
 /// Runs marked late in one transaction.
 pub const LATE_RUNS_TRANSACTION: usize = 20;
+/// Variables that input values may refer to, at most: those first by name. The reference reads them all.
+pub const HYDRATION_VARIABLES: u64 = 10_000;

@@ -6,6 +6,7 @@ mod graph;
 mod input;
 mod logs;
 mod query;
+mod resume;
 pub mod state;
 
 use axum::Router;
@@ -23,6 +24,7 @@ pub fn router() -> Router<App> {
         .merge(input::router())
         .merge(logs::router())
         .merge(state::router())
+    Router::new().merge(crud::router()).merge(query::router()).merge(input::router()).merge(logs::router()).merge(state::router()).merge(resume::router())
 }
 
 fn missing() -> ApiError {
