@@ -227,3 +227,6 @@ async fn write<R: Run>(tx: &mut Tx, context: &Context<'_>, on: &mut Transition<R
     };
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -130,6 +130,14 @@ impl Dialect {
         }
     }
 
+    /// The value of a column of type `json`, which Postgres keeps as written: with the order of its keys, and with `\u0000`.
+    pub fn json_document(self, value: &serde_json::Value) -> Expr {
+        match self {
+            Self::Postgres => Expr::val(value.to_string()),
+            Self::Sqlite => Expr::val(value.clone()),
+        }
+    }
+
     /// True where the JSON array has every one of `wanted` strings (true for none).
     pub fn json_has_all(self, array: impl Into<Expr>, wanted: &[String]) -> Expr {
         let array = array.into();

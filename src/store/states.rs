@@ -202,6 +202,7 @@ async fn insert_result(tx: &mut Tx, owner: Owner, now: Timestamp, data: &mut Val
         Owner::FlowRun(id) => (Some(id), None),
         Owner::TaskRun { id, flow_run_id } => (flow_run_id, Some(id)),
     };
+    let document = tx.dialect().json_document(data);
     let insert = Query::insert()
         .into_table(A::Table)
         .columns([A::Id, A::Created, A::Updated, A::Key, A::Type, A::Description, A::Data, A::FlowRunId, A::TaskRunId])
@@ -212,7 +213,7 @@ async fn insert_result(tx: &mut Tx, owner: Owner, now: Timestamp, data: &mut Val
             key.clone().into(),
             kind.clone().into(),
             description.clone().into(),
-            data.clone().into(),
+            document.clone(),
             flow_run_id.into(),
             task_run_id.into(),
         ])
@@ -231,7 +232,7 @@ async fn insert_result(tx: &mut Tx, owner: Owner, now: Timestamp, data: &mut Val
             now.into(),
             kind.into(),
             description.into(),
-            data.clone().into(),
+            document,
             flow_run_id.into(),
             task_run_id.into(),
         ])

@@ -24,7 +24,7 @@ pub fn router() -> Router<App> {
         .merge(input::router())
         .merge(logs::router())
         .merge(state::router())
-    Router::new().merge(crud::router()).merge(query::router()).merge(input::router()).merge(logs::router()).merge(state::router()).merge(resume::router())
+        .merge(resume::router())
 }
 
 fn missing() -> ApiError {
