@@ -53,10 +53,12 @@ async fn resume(
     };
     let keyset = state.state_details.run_input_keyset.clone().filter(|keys| !keys.is_empty());
     let input = match &keyset {
-        Some(keys) => match checked(&mut tx, id, keys.get("schema").map_or("", String::as_str), body.run_input.unwrap_or_default()).await? {
-            Ok(input) => Some(input).filter(|input| !input.is_empty()),
-            Err(reason) => return Ok((StatusCode::OK, Json(refused(SetStateStatus::Reject, Some(state), reason)))),
-        },
+        Some(keys) => {
+            match checked(&mut tx, id, keys.get("schema").map_or("", String::as_str), body.run_input.unwrap_or_default()).await? {
+                Ok(input) => Some(input).filter(|input| !input.is_empty()),
+                Err(reason) => return Ok((StatusCode::OK, Json(refused(SetStateStatus::Reject, Some(state), reason)))),
+            }
+        }
         None => None,
     };
     let resumed = if state.state_details.pause_reschedule {
@@ -77,7 +79,12 @@ fn refused(status: SetStateStatus, state: Option<state::State>, reason: String) 
 }
 
 /// The input with its values filled in, where it fits the schema that the run has left under `key`; else why not.
-async fn checked(tx: &mut Tx, id: FlowRunId, key: &str, input: Map<String, Value>) -> Result<Result<Map<String, Value>, String>, StoreError> {
+async fn checked(
+    tx: &mut Tx,
+    id: FlowRunId,
+    key: &str,
+    input: Map<String, Value>,
+) -> Result<Result<Map<String, Value>, String>, StoreError> {
     let all = variables::list(tx, &VariableFilter::default(), VariableSort::default(), limits::HYDRATION_VARIABLES, 0).await?;
     let all = all.into_iter().map(|variable| (variable.name, variable.value)).collect();
     let input = match hydrate(&input, &all) {

@@ -240,10 +240,7 @@ async fn a_state_is_an_event_with_its_id_that_follows_the_one_before() {
     let mut events = outbox::list(&mut fixture.begin().await, at(60), 10).await.expect("events");
     events.sort_by_key(|event| event.occurred);
     let told: Vec<_> = events.iter().map(|event| (event.event.as_str(), event.id, event.follows)).collect();
-    assert_eq!(
-        told,
-        [("prefect.flow-run.Pending", pending.id.0, None), ("prefect.flow-run.Running", running.id.0, Some(pending.id.0))]
-    );
+    assert_eq!(told, [("prefect.flow-run.Pending", pending.id.0, None), ("prefect.flow-run.Running", running.id.0, Some(pending.id.0))]);
 }
 
 #[tokio::test]
@@ -291,14 +288,8 @@ async fn the_task_run_of_a_subflow_has_its_state() {
 }
 
 async fn limit(tx: &mut Tx, name: &str, limit: i64) -> ConcurrencyLimitId {
-    let create = ConcurrencyLimitV2Create {
-        active: true,
-        name: name.into(),
-        limit,
-        active_slots: 0,
-        denied_slots: 0,
-        slot_decay_per_second: 0.0,
-    };
+    let create =
+        ConcurrencyLimitV2Create { active: true, name: name.into(), limit, active_slots: 0, denied_slots: 0, slot_decay_per_second: 0.0 };
     concurrency_limits::insert(tx, at(0), &create).await.expect("a limit").id
 }
 
