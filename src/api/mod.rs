@@ -61,31 +61,28 @@ use crate::limits;
 /// Every route of the API, below its base path.
 pub fn routes() -> Router<App> {
     Router::new()
-        .merge(root::router())
-        .merge(events::router())
-        .merge(socket::events_in::router())
-        .merge(socket::events_out::router())
-        .merge(concurrency_limits::router())
-        .merge(concurrency_limits_v2::router())
-        .merge(deployments::router())
         .merge(admin::router())
         .merge(artifacts::router())
         .merge(block_documents::router())
         .merge(block_schemas::router())
         .merge(block_types::router())
-        .merge(events::router())
         .merge(collections::router())
+        .merge(concurrency_limits::router())
+        .merge(concurrency_limits_v2::router())
         .merge(csrf::router())
-        .merge(saved_searches::router())
-        .merge(ui_schemas::router())
+        .merge(deployments::router())
+        .merge(events::router())
         .merge(flow_runs::router())
         .merge(flows::router())
         .merge(logs::router())
+        .merge(root::router())
         .merge(run_states::router())
+        .merge(saved_searches::router())
         .merge(socket::events_in::router())
         .merge(socket::events_out::router())
         .merge(task_runs::router())
         .merge(ui::router())
+        .merge(ui_schemas::router())
         .merge(variables::router())
         .merge(work_pools::router())
         .merge(work_queues::router())
@@ -182,6 +179,12 @@ fn matches(template: &str, path: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_route_is_merged_twice() {
+        // The router panics where two routes overlap.
+        let _router = routes();
+    }
 
     #[test]
     fn templates_match_whole_segments() {
