@@ -73,7 +73,7 @@ fn described(settings: &Settings) -> Value {
     json!({
         "home": settings.home,
         "server": {
-            "logging_level": settings.telemetry.filter,
+            "logging_level": logging_level(&settings.telemetry.filter),
             "metrics_enabled": settings.server.metrics_enabled,
             "register_blocks_on_start": settings.server.register_blocks_on_start,
             "deployment_schedule_max_scheduled_runs": settings.orchestration.max_scheduled_runs,
@@ -253,6 +253,21 @@ fn services(settings: &Settings) -> Value {
     })
 }
 
+/// The level of our own messages, in the reference's words.
+fn logging_level(filter: &str) -> &'static str {
+    let of = |part: &str| match part.to_ascii_lowercase().as_str() {
+        "trace" | "debug" => Some("DEBUG"),
+        "info" => Some("INFO"),
+        "warn" | "warning" => Some("WARNING"),
+        "error" => Some("ERROR"),
+        "off" => Some("CRITICAL"),
+        _ => None,
+    };
+    let parts = || filter.split(',').map(str::trim);
+    let own = parts().find_map(|part| of(part.strip_prefix("praetor=")?));
+    own.or_else(|| parts().find_map(of)).unwrap_or("INFO")
+}
+
 fn stars(secret: Option<&Secret>) -> Option<&'static str> {
     secret.map(|_| "**********")
 }
@@ -296,6 +311,15 @@ mod tests {
             [(0.0, "PT0S"), (5.0, "PT5S"), (3600.0, "PT1H"), (604_800.0, "P7D"), (93_784.5, "P1DT2H3M4.5S"), (300.0, "PT5M")]
         {
             assert_eq!(iso(Duration::from_secs_f64(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn the_logging_level_is_that_of_our_own_messages() {
+        for (filter, level) in
+            [("warn,openraft=error,praetor=info", "INFO"), ("debug", "DEBUG"), ("openraft=error", "INFO"), ("error,x=info", "ERROR")]
+        {
+            assert_eq!(logging_level(filter), level, "{filter}");
         }
     }
 

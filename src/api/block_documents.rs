@@ -51,7 +51,11 @@ pub struct Secrets {
     pub include_secrets: bool,
 }
 
-async fn cipher(app: &App) -> Result<Cipher, ApiError> {
+/// The cipher of this installation, whose key is made where there is none yet.
+///
+/// # Errors
+/// The store's; 500 for a malformed key.
+pub async fn cipher(app: &App) -> Result<Cipher, ApiError> {
     Ok(Cipher::of(app.store(), app.settings().server.encryption_key.as_ref(), app.now()).await?)
 }
 

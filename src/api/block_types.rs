@@ -162,6 +162,10 @@ async fn register(app: &App, definition: &registry::Definition) -> Result<(), Ap
 /// Registers the block types that are known at start: the protected ones, and those that an installed `prefect` package
 /// describes. Every node does so; what is there already is left alone. A failure is logged and costs only its block.
 pub async fn register_on_start(app: App) {
+    // Early, so that no two nodes have to agree on a key under load, and a bad one is told at start.
+    if let Err(error) = block_documents::cipher(&app).await {
+        tracing::error!(error = %error, "block documents cannot be read or written: {error}");
+    }
     let mut definitions = registry::protected();
     definitions.extend(registry::of_installed_package(app.settings().server.prefect_package.as_deref()).await);
     let mut failed = 0;

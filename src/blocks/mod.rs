@@ -7,6 +7,9 @@ pub mod registry;
 pub mod schema;
 pub mod secret;
 
+#[cfg(test)]
+mod tests;
+
 use crate::store::StoreError;
 
 /// How deep documents and schemas may be inside each other.

@@ -195,7 +195,7 @@ mod tests {
         let cipher = Cipher::new(&key, "test").expect("generated");
         let data = object(json!({"a": "ä", "b": {"c": 1.5}}));
         let column = cipher.encrypt(&data);
-        assert!(!column.to_string().contains('c') || column.as_str().is_some_and(|token| token.starts_with("gAAAAA")));
+        assert!(column.as_str().is_some_and(|token| token.starts_with("gAAAAA")), "the first bytes of any Fernet token");
         assert_eq!(cipher.decrypt(&column).expect("same key"), data);
         assert!(Cipher::new(&Fernet::generate_key(), "test").expect("generated").decrypt(&column).is_err());
         assert!(Cipher::new("short", "test").is_err());
