@@ -54,6 +54,11 @@ impl App {
         &self.inner.bus
     }
 
+    /// The group that this node belongs to.
+    pub fn cluster_id(&self) -> &str {
+        &self.inner.cluster_id
+    }
+
     /// The name under which cursors know a stream: with the id of the cluster, since the positions of another one's bus
     /// mean nothing.
     pub fn stream_name(&self, topic: &Topic) -> String {

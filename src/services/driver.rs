@@ -96,7 +96,7 @@ async fn establish(lead: &Lead, leadership: &Leadership) -> Result<(), String> {
     (leadership.barrier)().await?;
     let advance = async {
         let mut tx = lead.app.begin("services.establish").await?;
-        fence::advance(&mut tx, fence::SERVICES, lead.epoch, leadership.node_id, lead.app.now()).await?;
+        fence::advance(&mut tx, fence::SERVICES, lead.app.cluster_id(), lead.epoch, leadership.node_id, lead.app.now()).await?;
         tx.commit().await
     };
     advance.await.map_err(|error: StoreError| error.to_string())

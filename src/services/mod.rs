@@ -74,7 +74,7 @@ impl Lead {
     /// [`StoreError::Fenced`] where another node leads by now.
     pub async fn begin(&self, name: &'static str) -> Result<Tx, StoreError> {
         let mut tx = self.app.begin(name).await?;
-        fence::hold(&mut tx, fence::SERVICES, self.epoch).await?;
+        fence::hold(&mut tx, fence::SERVICES, self.app.cluster_id(), self.epoch).await?;
         Ok(tx)
     }
 }

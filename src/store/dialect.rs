@@ -267,6 +267,15 @@ impl Dialect {
         }
     }
 
+    /// The name by which an upsert refers to the existing row of a table of ours.
+    pub fn own_table_name(self, name: &'static str) -> sea_query::DynIden {
+        use sea_query::IntoIden;
+        match self {
+            Self::Postgres => name.into_iden(),
+            Self::Sqlite => format!("praetor_{name}").into_iden(),
+        }
+    }
+
     /// A table of ours beside the reference's: `praetor.NAME` on Postgres, `praetor_NAME` on SQLite.
     pub fn own_table(self, name: &'static str) -> sea_query::TableRef {
         use sea_query::IntoTableRef;
@@ -276,15 +285,15 @@ impl Dialect {
         }
     }
 
-    /// One statement that locks the named fence's row against change, gives its `epoch`, and bounds how long the
+    /// One statement that locks the named fence's row against change, gives its `epoch` and `cluster`, and bounds how long the
     /// transaction may idle or wait.
     pub(crate) fn hold_fence(self, name: &str) -> (String, Values) {
         let sql = match self {
             Self::Postgres => concat!(
-                "SELECT set_config('idle_in_transaction_session_timeout', '1500', true), set_config('lock_timeout', '1500', true), ",
-                "(SELECT epoch FROM praetor.fence WHERE name = $1 FOR SHARE) AS epoch"
+                "SELECT epoch, cluster, set_config('idle_in_transaction_session_timeout', '1500', true), ",
+                "set_config('lock_timeout', '1500', true) FROM praetor.fence WHERE name = $1 FOR SHARE"
             ),
-            Self::Sqlite => "SELECT (SELECT epoch FROM praetor_fence WHERE name = ?) AS epoch",
+            Self::Sqlite => "SELECT epoch, cluster FROM praetor_fence WHERE name = ?",
         };
         (sql.to_owned(), Values(vec![name.into()]))
     }

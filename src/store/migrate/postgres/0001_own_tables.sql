@@ -22,7 +22,8 @@ CREATE TABLE praetor.cursor (
 -- Who may write as a leader. Its transactions read the row FOR SHARE and abort when the epoch has moved.
 CREATE TABLE praetor.fence (
     name text NOT NULL,                     -- 'services'
-    epoch bigint NOT NULL,                  -- log index of the election; only ever rises
+    cluster text NOT NULL,                  -- id of the group whose election it was
+    epoch bigint NOT NULL,                  -- log index of the election; within a group it only ever rises
     holder bigint,                          -- node id of the leader of this epoch
     updated timestamptz NOT NULL,
     CONSTRAINT pk_fence PRIMARY KEY (name)

@@ -23,7 +23,8 @@ CREATE TABLE praetor_cursor (
 -- Who may write as a leader. Its transactions read the row and abort when the epoch has moved.
 CREATE TABLE praetor_fence (
     name TEXT NOT NULL,                     -- 'services'
-    epoch INTEGER NOT NULL,                 -- log index of the election; only ever rises
+    cluster TEXT NOT NULL,                  -- id of the group whose election it was
+    epoch INTEGER NOT NULL,                 -- log index of the election; within a group it only ever rises
     holder INTEGER,                         -- node id of the leader of this epoch
     updated DATETIME NOT NULL,
     CONSTRAINT pk_praetor_fence PRIMARY KEY (name)
