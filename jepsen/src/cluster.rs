@@ -28,17 +28,18 @@ pub const READY_WITHIN: Duration = Duration::from_secs(60);
 /// How a group is to be.
 #[derive(Clone, Debug)]
 pub struct Options {
-    nodes: u64,
-    kind: Kind,
+    pub(crate) nodes: u64,
+    pub(crate) kind: Kind,
     binary: Option<PathBuf>,
-    variables: Vec<(String, String)>,
-    allowed: Vec<String>,
+    pub(crate) variables: Vec<(String, String)>,
+    of_node: BTreeMap<u64, Vec<(String, String)>>,
+    pub(crate) allowed: Vec<String>,
 }
 
 impl Options {
     /// A group of `nodes` on a database of `kind`.
     pub fn new(nodes: u64, kind: Kind) -> Self {
-        Self { nodes, kind, binary: None, variables: Vec::new(), allowed: Vec::new() }
+        Self { nodes, kind, binary: None, variables: Vec::new(), of_node: BTreeMap::new(), allowed: Vec::new() }
     }
 
     /// The program to run.
@@ -55,11 +56,24 @@ impl Options {
         self
     }
 
+    /// A setting of one node.
+    #[must_use]
+    pub fn variable_of(mut self, id: u64, name: &str, value: impl ToString) -> Self {
+        self.of_node.entry(id).or_default().push((name.to_owned(), value.to_string()));
+        self
+    }
+
     /// An ERROR line that contains `text` is expected.
     #[must_use]
     pub fn allow_error(mut self, text: &str) -> Self {
         self.allowed.push(text.to_owned());
         self
+    }
+
+    /// The program: the one given, or the one that [`BINARY_VARIABLE`] names.
+    pub(crate) fn program(&self) -> anyhow::Result<PathBuf> {
+        let named = || std::env::var_os(BINARY_VARIABLE).map(PathBuf::from);
+        self.binary.clone().or_else(named).with_context(|| format!("{BINARY_VARIABLE} does not name the praetor program"))
     }
 }
 
@@ -109,12 +123,7 @@ impl Cluster {
     /// # Errors
     /// No program, port or database.
     pub async fn prepare(options: Options) -> anyhow::Result<Self> {
-        let binary = match &options.binary {
-            Some(binary) => binary.clone(),
-            None => std::env::var_os(BINARY_VARIABLE)
-                .map(PathBuf::from)
-                .with_context(|| format!("{BINARY_VARIABLE} does not name the praetor program"))?,
-        };
+        let binary = options.program()?;
         let directory = tempfile::Builder::new().prefix("praetor-test-").tempdir()?;
         let database = Database::create(options.kind, directory.path()).await?;
         let mut nodes = BTreeMap::new();
@@ -182,6 +191,13 @@ impl Cluster {
         self.node(id).process.as_ref().unwrap_or_else(|| panic!("node {id} does not run")).child.id()
     }
 
+    /// A setting of one node, from its next start on; `None` takes it away.
+    pub fn set_variable(&mut self, id: u64, name: &str, value: Option<&str>) {
+        let variables = self.options.of_node.entry(id).or_default();
+        variables.retain(|(known, _)| known != name);
+        variables.extend(value.map(|value| (name.to_owned(), value.to_owned())));
+    }
+
     /// Starts a node's process without waiting for it.
     ///
     /// # Errors
@@ -193,11 +209,7 @@ impl Cluster {
         let log = File::options().create(true).append(true).open(self.log_path(id))?;
         let peers: Vec<String> = self.ids().into_iter().map(|peer| format!("{peer}={}", self.peer_address(peer))).collect();
         let mut command = Command::new(&self.binary);
-        for (name, _) in std::env::vars() {
-            if ["PREFECT_", "PRAETOR_"].iter().any(|prefix| name.to_uppercase().starts_with(prefix)) {
-                command.env_remove(name);
-            }
-        }
+        scrub(&mut command);
         command
             .args(["server", "start", "--exit-with-parent", "--host=127.0.0.1"])
             .arg(format!("--port={}", self.node(id).http.number()))
@@ -212,7 +224,8 @@ impl Cluster {
         if self.options.nodes > 1 {
             command.arg(format!("--cluster-peers={}", peers.join(",")));
         }
-        for (name, value) in &self.options.variables {
+        let of_node = self.options.of_node.get(&id).map(Vec::as_slice).unwrap_or_default();
+        for (name, value) in self.options.variables.iter().chain(of_node) {
             command.env(name, value);
         }
         let mut child = command.spawn().with_context(|| format!("cannot start {}", self.binary.display()))?;
@@ -348,12 +361,7 @@ impl Cluster {
     pub fn unexpected(&self) -> Vec<String> {
         let mut found = Vec::new();
         for id in self.ids() {
-            for line in self.log(id).lines() {
-                let bad = line.contains(" ERROR ") || line.contains("panicked at");
-                if bad && !self.options.allowed.iter().any(|allowed| line.contains(allowed.as_str())) {
-                    found.push(format!("node {id}: {line}"));
-                }
-            }
+            found.extend(unexpected_lines(&self.log(id), &self.options.allowed).into_iter().map(|line| format!("node {id}: {line}")));
         }
         found
     }
@@ -377,9 +385,7 @@ impl Cluster {
     }
 
     fn log_tail(&self, id: u64) -> String {
-        let log = self.log(id);
-        let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(60)..].join("\n")
+        last_lines(&self.log(id), 60)
     }
 }
 
@@ -400,8 +406,7 @@ impl Drop for Cluster {
             for id in self.nodes.keys().copied().collect::<Vec<_>>() {
                 let path = directory.path().join(format!("node-{id}.log"));
                 let log = fs::read_to_string(path).unwrap_or_default();
-                let lines: Vec<&str> = log.lines().collect();
-                eprintln!("--- node {id}, last lines\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
+                eprintln!("--- node {id}, last lines\n{}", last_lines(&log, 40));
             }
             eprintln!("kept: {}", directory.keep().display());
         }
@@ -409,6 +414,28 @@ impl Drop for Cluster {
             assert!(unexpected.is_empty(), "unexpected errors in the logs:\n{}", unexpected.join("\n"));
         }
     }
+}
+
+/// Takes the settings of whoever runs the tests away from a program.
+pub fn scrub(command: &mut Command) {
+    for (name, _) in std::env::vars() {
+        if ["PREFECT_", "PRAETOR_"].iter().any(|prefix| name.to_uppercase().starts_with(prefix)) {
+            command.env_remove(name);
+        }
+    }
+}
+
+/// ERROR lines and panics of a log, but for those that hold an allowed text.
+pub(crate) fn unexpected_lines(log: &str, allowed: &[String]) -> Vec<String> {
+    let bad = |line: &&str| line.contains(" ERROR ") || line.contains("panicked at");
+    let known = |line: &&str| allowed.iter().any(|allowed| line.contains(allowed.as_str()));
+    log.lines().filter(|line| bad(line) && !known(line)).map(str::to_owned).collect()
+}
+
+/// The end of a log.
+pub(crate) fn last_lines(log: &str, count: usize) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
 /// Whether a process ended by this signal.

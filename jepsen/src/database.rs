@@ -5,10 +5,14 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 
 /// Names the server.
 pub const SERVER_VARIABLE: &str = "PRAETOR_TEST_POSTGRES";
+
+/// How long a look waits for a writer of a SQLite file.
+const SQLITE_BUSY: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Which database a test wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +60,19 @@ impl Database {
         &self.url
     }
 
+    /// A connection to it of whichever kind, to look at what the nodes wrote.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn look(&self) -> anyhow::Result<Look> {
+        if self.server.is_some() {
+            return Ok(Look::Postgres(self.connect().await?));
+        }
+        let path = self.url.trim_start_matches("sqlite:///");
+        let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(SQLITE_BUSY);
+        Ok(Look::Sqlite(options.connect().await?))
+    }
+
     /// A connection to it, to look at what the nodes wrote.
     ///
     /// # Errors
@@ -63,6 +80,40 @@ impl Database {
     pub async fn connect(&self) -> anyhow::Result<PgConnection> {
         let (server, name) = self.server.as_ref().context("this database is a file")?;
         Ok(server.clone().database(name).connect().await?)
+    }
+}
+
+/// A connection that reads.
+pub enum Look {
+    /// To a database of a server.
+    Postgres(PgConnection),
+    /// To a file.
+    Sqlite(SqliteConnection),
+}
+
+impl Look {
+    /// The rows of a statement with one column of text.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub async fn texts(&mut self, sql: impl Into<String>) -> anyhow::Result<Vec<String>> {
+        let sql = AssertSqlSafe(sql.into());
+        Ok(match self {
+            Self::Postgres(connection) => sqlx::query_scalar(sql).fetch_all(connection).await?,
+            Self::Sqlite(connection) => sqlx::query_scalar(sql).fetch_all(connection).await?,
+        })
+    }
+
+    /// The one number of a statement.
+    ///
+    /// # Errors
+    /// The database refuses.
+    pub async fn number(&mut self, sql: impl Into<String>) -> anyhow::Result<i64> {
+        let sql = AssertSqlSafe(sql.into());
+        Ok(match self {
+            Self::Postgres(connection) => sqlx::query_scalar(sql).fetch_one(connection).await?,
+            Self::Sqlite(connection) => sqlx::query_scalar(sql).fetch_one(connection).await?,
+        })
     }
 }
 

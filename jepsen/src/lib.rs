@@ -4,6 +4,7 @@
 pub mod client;
 pub mod cluster;
 pub mod database;
+pub mod dev;
 pub mod history;
 pub mod nemesis;
 pub mod ports;
