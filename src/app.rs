@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::bus::{Bus, BusError, Message, Topic};
 use crate::clock::{Clock, Timestamp};
-use crate::config::Settings;
+use crate::config::{Failpoint, Settings};
 use crate::limits;
 use crate::model::event::{Event, Received};
 use crate::store::{AfterCommit, Store, StoreError, Tx, outbox};
@@ -38,7 +38,7 @@ impl App {
     /// Puts the parts together and starts the publisher of the outbox.
     pub fn new(store: Store, bus: Arc<dyn Bus>, cluster_id: String, clock: Arc<dyn Clock>, settings: Arc<Settings>, tasks: Tasks) -> Self {
         let (sender, receiver) = mpsc::channel(limits::OUTBOX_QUEUE_TRANSACTIONS);
-        let committed = Arc::new(Committed { sender });
+        let committed = Arc::new(Committed { sender, failpoint: settings.failpoint });
         let app = Self { inner: Arc::new(Inner { store, bus, cluster_id, clock, settings, tasks: tasks.clone(), committed }) };
         tasks.spawn_vital("outbox.publisher", publish_committed(app.clone(), receiver, tasks.stopping()));
         app
@@ -115,6 +115,7 @@ impl App {
     /// What keeps them in the outbox; they will be tried again by the sweeper.
     pub async fn publish_from_outbox(&self, events: &[Event]) -> Result<(), OutboxError> {
         self.publish(events).await?;
+        Failpoint::OutboxAfterPublish.reached(self.inner.settings.failpoint);
         let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
         let mut tx = self.inner.store.begin("outbox.published").await?;
         outbox::delete(&mut tx, &ids).await?;
@@ -143,10 +144,12 @@ pub fn message(event: &Event, received: Timestamp) -> Message {
 /// Takes the events of committed transactions to the publisher. A full queue loses nothing: the sweeper finds them.
 struct Committed {
     sender: mpsc::Sender<Vec<Event>>,
+    failpoint: Option<Failpoint>,
 }
 
 impl AfterCommit for Committed {
     fn committed(&self, events: Vec<Event>) {
+        Failpoint::OutboxAfterCommit.reached(self.failpoint);
         if self.sender.try_send(events).is_err() {
             tracing::debug!("the publisher of the outbox is behind; the sweeper will publish");
         }

@@ -11,6 +11,7 @@ mod bus;
 mod cluster;
 mod database;
 mod events;
+mod failpoint;
 mod orchestration;
 mod reader;
 mod secret;
@@ -24,6 +25,7 @@ pub use bus::BusSettings;
 pub use cluster::ClusterSettings;
 pub use database::{DatabaseSettings, DatabaseTls};
 pub use events::EventsSettings;
+pub use failpoint::Failpoint;
 pub use orchestration::OrchestrationSettings;
 use reader::Reader;
 pub use reader::Variables;
@@ -53,6 +55,9 @@ pub struct Settings {
     pub orchestration: OrchestrationSettings,
     /// Logs.
     pub telemetry: TelemetrySettings,
+    /// `PRAETOR_FAILPOINT`: the place at which this node kills itself, such as `outbox.after_commit=kill`; for tests,
+    /// default none.
+    pub failpoint: Option<Failpoint>,
     /// Sentences to log once at start: what was set and is not needed, what nobody knows.
     pub notes: Vec<String>,
 }
@@ -99,6 +104,7 @@ impl Settings {
             events: EventsSettings::read(&mut reader),
             orchestration: OrchestrationSettings::read(&mut reader),
             telemetry: TelemetrySettings::read(&mut reader),
+            failpoint: reader.optional(&["PRAETOR_FAILPOINT"]),
             notes: Vec::new(),
             home,
         };
