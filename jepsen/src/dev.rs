@@ -192,6 +192,7 @@ fn log_path(directory: &Path) -> PathBuf {
 }
 
 impl Drop for Dev {
+    #[expect(clippy::disallowed_methods, reason = "a drop cannot await, and this is no server")]
     fn drop(&mut self) {
         let pid = Pid::from_raw(self.child.id().cast_signed());
         let told = matches!(self.child.try_wait(), Ok(None)) && kill(pid, Signal::SIGTERM).is_ok();

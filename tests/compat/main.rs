@@ -2,8 +2,12 @@
 //!
 //! Needs a `prefect` executable of that version and a Postgres server on which databases may be made; `tests/run` sets both up.
 
+#[path = "../harness/mod.rs"]
+mod harness;
+
 mod adopt;
 mod command;
+mod flow;
 mod introspect;
 mod reference;
 mod schema;

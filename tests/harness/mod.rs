@@ -2,12 +2,15 @@
 
 #![allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
 
+mod prefect;
+
 use std::time::Duration;
 
 pub use jepsen::client::{EventsIn, EventsOut, Http, Outcome};
 pub use jepsen::cluster::{Cluster, Options};
 pub use jepsen::database::Kind;
 pub use jepsen::wait::until;
+pub use prefect::{Client, Script};
 
 /// The program under test.
 pub const PRAETOR: &str = env!("CARGO_BIN_EXE_praetor");
