@@ -139,7 +139,8 @@ async fn confirmed_events_are_in_the_database_once_though_leaders_are_killed() {
         assert_eq!(ids.len(), there.len(), "an event is in the database twice");
         confirmed.difference(&there).cloned().collect()
     };
-    let all = until(PERSISTED_WITHIN, "all confirmed events are in the database", async || missing(&mut look).await.is_empty().then_some(()));
+    let all =
+        until(PERSISTED_WITHIN, "all confirmed events are in the database", async || missing(&mut look).await.is_empty().then_some(()));
     let all = all.await;
     let lost = missing(&mut look).await;
     assert!(all.is_ok(), "{} of {} confirmed events are missing, such as {:?}", lost.len(), confirmed.len(), lost.first());

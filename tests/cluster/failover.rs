@@ -81,7 +81,8 @@ async fn survives_the_kill_of(role: Role) {
     let index = cluster.status(victim).await.expect("an answer")["applied_index"].as_u64().expect("a number");
     cluster.kill(victim).expect("it ran");
     let told = script.line().await;
-    eventually(Duration::from_secs(20), "events are confirmed again", async || confirmed.load(Ordering::Relaxed) > before + BATCH as u64).await;
+    eventually(Duration::from_secs(20), "events are confirmed again", async || confirmed.load(Ordering::Relaxed) > before + BATCH as u64)
+        .await;
     match role {
         Role::Leader => assert_ne!(cluster.leader().await.expect("a new leader"), victim),
         Role::ServicesLeader => assert_ne!(cluster.services_leader().await.expect("a new services leader"), victim),
@@ -95,7 +96,8 @@ async fn survives_the_kill_of(role: Role) {
         told["flow_run"].as_str().expect("an id"),
         told["subflow_run"].as_str().expect("an id")
     );
-    eventually(Duration::from_secs(10), "all task runs are recorded", async || look.number(done.as_str()).await.expect("an answer") == 22).await;
+    eventually(Duration::from_secs(10), "all task runs are recorded", async || look.number(done.as_str()).await.expect("an answer") == 22)
+        .await;
 
     cluster.restart(victim).await.expect("it comes back");
     eventually(Duration::from_secs(20), "it has caught up", async || {

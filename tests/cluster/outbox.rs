@@ -44,8 +44,10 @@ async fn an_event_survives(failpoint: &str, published_before_the_kill: bool) {
         assert_eq!(number(&mut look, "SELECT count(*) FROM praetor.outbox").await, 1, "the event waits in the outbox");
         assert_eq!(number(&mut look, &format!("SELECT count(*) FROM events WHERE event = '{EVENT}'")).await, 0);
     }
-    eventually(Duration::from_secs(20), "the outbox is swept", async || number(&mut look, "SELECT count(*) FROM praetor.outbox").await == 0)
-        .await;
+    eventually(Duration::from_secs(20), "the outbox is swept", async || {
+        number(&mut look, "SELECT count(*) FROM praetor.outbox").await == 0
+    })
+    .await;
     let recorded = format!("SELECT count(*) FROM events WHERE event = '{EVENT}' AND resource_id LIKE 'prefect.flow-run.%'");
     eventually(Duration::from_secs(20), "the event is recorded", async || number(&mut look, &recorded).await == 1).await;
 

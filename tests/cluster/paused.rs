@@ -75,7 +75,8 @@ async fn database_now(cluster: &Cluster) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_services_leader_that_wakes_up_after_its_successor_took_over_writes_nothing() {
-    let options = (1..=3).fold(Options::new(3, Kind::Postgres), |options, id| options.variable_of(id, APPLICATION_NAME, format!("node-{id}")));
+    let options =
+        (1..=3).fold(Options::new(3, Kind::Postgres), |options, id| options.variable_of(id, APPLICATION_NAME, format!("node-{id}")));
     let cluster = start(options).await;
     let mut connection = cluster.database().connect().await.expect("the database opens");
     connection.execute(AssertSqlSafe(WATCH)).await.expect("the triggers are made");
