@@ -36,6 +36,7 @@ pub mod socket;
 pub mod task_runs;
 pub mod ui;
 pub mod ui_schemas;
+pub mod ui_settings;
 pub mod variables;
 pub mod work_pools;
 pub mod work_queues;
@@ -108,6 +109,7 @@ pub fn router(app: App, more: Router<App>) -> Router {
         .layer(CompressionLayer::new().gzip(true).compress_when(SizeAbove::new(GZIP_BYTES)))
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| ApiError::Internal("a handler panicked".into()).into_response()));
     let api = if base_path.is_empty() { api } else { Router::new().nest(&base_path, api) };
+    let api = if settings.server.ui_enabled { api.merge(ui_settings::router()) } else { api };
     api.layer(cors).with_state(app)
 }
 
