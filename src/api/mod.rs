@@ -19,6 +19,7 @@ pub mod concurrency_limits_v2;
 pub mod deployments;
 pub mod admin;
 pub mod artifacts;
+pub mod automations;
 pub mod block_documents;
 pub mod block_schemas;
 pub mod block_types;
@@ -64,6 +65,7 @@ pub fn routes() -> Router<App> {
     Router::new()
         .merge(admin::router())
         .merge(artifacts::router())
+        .merge(automations::router())
         .merge(block_documents::router())
         .merge(block_schemas::router())
         .merge(block_types::router())

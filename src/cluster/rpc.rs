@@ -58,6 +58,10 @@ struct Service {
 
 impl Service {
     fn admit<T>(&self, request: &Request<T>, scope: Scope) -> Result<u64, Status> {
+        // Connections outlive the listener by a little; a call to a Raft that has stopped would be logged as an error.
+        if self.core.tasks.stopping().is_cancelled() {
+            return Err(Status::unavailable("this node is stopping"));
+        }
         self.core.peers.admit(request.metadata(), scope).inspect_err(|status| {
             tracing::warn!(from = ?request.remote_addr(), "a call of another node was refused: {}", status.message());
         })
@@ -85,6 +89,8 @@ impl raft_pb::raft_server::Raft for Service {
             }
             Err(fatal) => Err(stopped(fatal)),
         });
+        // The stream ends with this node's work, not with its connection.
+        let answers = answers.take_until(self.core.tasks.stopping().cancelled_owned());
         Ok(Response::new(answers.boxed()))
     }
 

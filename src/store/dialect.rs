@@ -298,6 +298,15 @@ impl Dialect {
         (sql.to_owned(), Values(vec![name.into()]))
     }
 
+    /// The statement that tells listeners of `channel` something once the transaction commits; none where there is no
+    /// such thing.
+    pub(crate) fn notify(self, channel: &str, payload: &str) -> Option<(String, Values)> {
+        match self {
+            Self::Postgres => Some(("SELECT pg_notify($1, $2)".to_owned(), Values(vec![channel.into(), payload.into()]))),
+            Self::Sqlite => None,
+        }
+    }
+
     /// True where the boolean column is true; in the words of the reference's partial indexes, so that these serve it.
     pub fn is_true(self, column: impl Into<Expr>) -> Expr {
         match self {

@@ -11,6 +11,7 @@ pub mod artifacts;
 pub mod block_documents;
 pub mod block_schemas;
 pub mod block_types;
+pub mod automations;
 pub mod bulk;
 pub mod configuration;
 pub mod csrf_tokens;
