@@ -78,7 +78,10 @@ impl raft_pb::raft_server::Raft for Service {
 
     async fn append(&self, request: Request<Streaming<raft_pb::AppendRequest>>) -> Result<Response<Self::AppendStream>, Status> {
         self.admit(&request, Scope::Member)?;
-        let requests = request.into_inner().map_while_ok();
+        // The stream ends with this node's work, not with its connection: what comes to a Raft that has stopped would be
+        // logged as an error.
+        let stopping = self.core.tasks.stopping();
+        let requests = request.into_inner().map_while_ok().take_until(stopping.clone().cancelled_owned());
         let core = self.core.clone();
         let answers = self.core.raft.stream_append(requests).map(move |answer| match answer {
             Ok(result) => {
@@ -89,8 +92,7 @@ impl raft_pb::raft_server::Raft for Service {
             }
             Err(fatal) => Err(stopped(fatal)),
         });
-        // The stream ends with this node's work, not with its connection.
-        let answers = answers.take_until(self.core.tasks.stopping().cancelled_owned());
+        let answers = answers.take_until(stopping.cancelled_owned());
         Ok(Response::new(answers.boxed()))
     }
 
