@@ -119,7 +119,7 @@ fn cluster(out: &mut String, status: &Value, nodes: &[Value], services: &[Value]
         shown(&status["services_leader"]),
         shown(&status["epoch"])
     )?;
-    writeln!(out, "{:>5} {:>8} {:10} {:5} {:>12} {:>12}  {:22} {}", "node", "pid", "role", "up", "log", "applied", "http", "version")?;
+    writeln!(out, "{:>5} {:>8} {:10} {:5} {:>12} {:>12}  {:22} version", "node", "pid", "role", "up", "log", "applied", "http")?;
     for node in nodes {
         writeln!(
             out,

@@ -23,10 +23,10 @@ pub const DATABASE_STATEMENT: Duration = Duration::from_secs(10);
 pub const DATABASE_CONNECT: Duration = Duration::from_secs(10);
 
 /// Wait for another node's migration of the same database; a first one takes a second or two.
-pub const MIGRATION_WAIT: Duration = Duration::from_secs(120);
+pub const MIGRATION_WAIT: Duration = Duration::from_mins(2);
 
 /// SQLite's wait for the write lock of another process (`busy_timeout`), as the reference.
-pub const SQLITE_BUSY: Duration = Duration::from_secs(60);
+pub const SQLITE_BUSY: Duration = Duration::from_mins(1);
 
 /// Attempts of one database transaction that ends in a retryable error (deadlock, serialization, busy) before the
 /// error is reported.
@@ -68,7 +68,7 @@ pub const OUTBOX_SWEEP: u64 = 1000;
 pub const OUTBOX_GRACE: Duration = Duration::from_secs(2);
 
 /// Time of one tick of a service; one that takes longer is dropped with its transaction and tried again.
-pub const SERVICE_TICK: Duration = Duration::from_secs(60);
+pub const SERVICE_TICK: Duration = Duration::from_mins(1);
 
 /// Pause after a failed tick, at most.
 pub const SERVICE_RETRY: Duration = Duration::from_millis(250);
@@ -104,7 +104,7 @@ pub const SOCKET_TAIL_EVENTS: usize = 256;
 pub const SOCKET_SEND: Duration = Duration::from_secs(30);
 
 /// How far the clocks of emitters may be ahead of ours.
-pub const CLOCK_SKEW: Duration = Duration::from_secs(300);
+pub const CLOCK_SKEW: Duration = Duration::from_mins(5);
 
 /// Entries of the event stream that the task-run recorder looks at for one transaction.
 pub const TASK_RUN_RECORDER_BATCH: usize = 1000;

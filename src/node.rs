@@ -149,9 +149,10 @@ pub async fn run(settings: Settings, options: RunOptions) -> anyhow::Result<()> 
 
 /// Leaves the group in good order: what was published is committed, the leads are handed over.
 async fn leave(cluster: Arc<Cluster>) {
-    match Arc::into_inner(cluster) {
-        Some(cluster) => cluster.shutdown().await,
-        None => tracing::warn!("the group is still in use by a request that was dropped; its lead is not handed over"),
+    if let Some(cluster) = Arc::into_inner(cluster) {
+        cluster.shutdown().await;
+    } else {
+        tracing::warn!("the group is still in use by a request that was dropped; its lead is not handed over");
     }
 }
 

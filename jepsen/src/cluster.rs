@@ -23,7 +23,7 @@ use crate::wait::until;
 pub const BINARY_VARIABLE: &str = "PRAETOR_BINARY";
 
 /// How long a group may take from start to ready: a debug build on a busy machine.
-pub const READY_WITHIN: Duration = Duration::from_secs(60);
+pub const READY_WITHIN: Duration = Duration::from_mins(1);
 
 /// How a group is to be.
 #[derive(Clone, Debug)]

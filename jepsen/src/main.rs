@@ -63,6 +63,7 @@ async fn run(args: &Args) -> anyhow::Result<Verdict> {
     let apis = Arc::new(cluster.ids().into_iter().map(|id| cluster.api(id)).collect());
     let context = Context { apis, history: history.clone(), stop: stop.clone() };
     let workload = args.workload;
+    #[expect(clippy::disallowed_methods, reason = "the harness has one task, and joins it below")]
     let load = tokio::spawn(workload.run(context));
 
     let strikes = args.nemesis.trouble(&mut cluster, &history, seed, Duration::from_secs(args.seconds)).await?;

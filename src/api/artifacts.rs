@@ -146,21 +146,18 @@ async fn delete(State(app): State<App>, Path(id): Path<ArtifactId>) -> Result<St
         None => None,
     };
     if let Some(mut collection) = collection.filter(|collection| collection.latest_id == id) {
-        match store::newest_but(&mut tx, &collection.key, id).await? {
-            Some(older) => {
-                store::fall_back(&mut tx, collection.id, &older).await?;
-                collection.latest_id = older.id;
-                collection.r#type = older.r#type;
-                collection.description = older.description;
-                collection.data = older.data;
-                collection.flow_run_id = older.flow_run_id;
-                collection.task_run_id = older.task_run_id;
-                tx.emit(lifecycle::artifact_collection(Action::Updated, &collection, now));
-            }
-            None => {
-                tx.emit(lifecycle::artifact_collection(Action::Deleted, &collection, now));
-                store::delete_collection(&mut tx, collection.id).await?;
-            }
+        if let Some(older) = store::newest_but(&mut tx, &collection.key, id).await? {
+            store::fall_back(&mut tx, collection.id, &older).await?;
+            collection.latest_id = older.id;
+            collection.r#type = older.r#type;
+            collection.description = older.description;
+            collection.data = older.data;
+            collection.flow_run_id = older.flow_run_id;
+            collection.task_run_id = older.task_run_id;
+            tx.emit(lifecycle::artifact_collection(Action::Updated, &collection, now));
+        } else {
+            tx.emit(lifecycle::artifact_collection(Action::Deleted, &collection, now));
+            store::delete_collection(&mut tx, collection.id).await?;
         }
     }
     store::delete(&mut tx, id).await?;

@@ -91,10 +91,10 @@ async fn create(State(app): State<App>, Json(body): Json<BlockDocumentCreate>) -
     let taken = || ApiError::conflict("Block already exists");
     let cipher = cipher(&app).await?;
     let mut tx = app.begin("block_documents.create").await?;
-    if let Some(name) = &body.name {
-        if store::name_is_taken(&mut tx, body.block_type_id, name).await? {
-            return Err(taken());
-        }
+    if let Some(name) = &body.name
+        && store::name_is_taken(&mut tx, body.block_type_id, name).await?
+    {
+        return Err(taken());
     }
     let id = document::create(&mut tx, &cipher, app.now(), body).await.map_err(|error| match error {
         BlockError::Store(StoreError::Unique { .. }) => taken(),

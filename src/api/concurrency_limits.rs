@@ -75,27 +75,24 @@ async fn create(
     let now = app.now();
     let mut tx = app.begin("concurrency_limits.create").await?;
     let name = name(&body.tag);
-    let (status, limit) = match store::read(&mut tx, &Key::Name(name.clone())).await? {
-        Some(existing) => {
-            let change = ConcurrencyLimitV2Update { limit: Patch::Value(body.concurrency_limit), ..ConcurrencyLimitV2Update::default() };
-            store::update(&mut tx, &Key::Id(existing.id), now, &change).await?;
-            let limit = ConcurrencyLimitV2 { limit: body.concurrency_limit, updated: now, ..existing };
-            tx.emit(lifecycle::concurrency_limit_v2(Action::Updated, &limit, now));
-            (StatusCode::OK, limit)
-        }
-        None => {
-            let create = ConcurrencyLimitV2Create {
-                active: true,
-                name,
-                limit: body.concurrency_limit,
-                active_slots: 0,
-                denied_slots: 0,
-                slot_decay_per_second: 0.0,
-            };
-            let limit = store::insert(&mut tx, now, &create).await?;
-            tx.emit(lifecycle::concurrency_limit_v2(Action::Created, &limit, now));
-            (StatusCode::CREATED, limit)
-        }
+    let (status, limit) = if let Some(existing) = store::read(&mut tx, &Key::Name(name.clone())).await? {
+        let change = ConcurrencyLimitV2Update { limit: Patch::Value(body.concurrency_limit), ..ConcurrencyLimitV2Update::default() };
+        store::update(&mut tx, &Key::Id(existing.id), now, &change).await?;
+        let limit = ConcurrencyLimitV2 { limit: body.concurrency_limit, updated: now, ..existing };
+        tx.emit(lifecycle::concurrency_limit_v2(Action::Updated, &limit, now));
+        (StatusCode::OK, limit)
+    } else {
+        let create = ConcurrencyLimitV2Create {
+            active: true,
+            name,
+            limit: body.concurrency_limit,
+            active_slots: 0,
+            denied_slots: 0,
+            slot_decay_per_second: 0.0,
+        };
+        let limit = store::insert(&mut tx, now, &create).await?;
+        tx.emit(lifecycle::concurrency_limit_v2(Action::Created, &limit, now));
+        (StatusCode::CREATED, limit)
     };
     let answer = in_old_form(&mut tx, limit, now).await?;
     tx.commit().await?;

@@ -194,12 +194,11 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
             let path = error.path().to_string();
             let text = error.inner().to_string();
             let missing = text.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')).map(str::to_owned);
-            let (kind, name, msg) = match missing {
-                Some(name) => ("missing".to_owned(), name, "Field required".to_owned()),
-                None => {
-                    let (kind, message) = type_issue(&text);
-                    (kind.to_owned(), path, message)
-                }
+            let (kind, name, msg) = if let Some(name) = missing {
+                ("missing".to_owned(), name, "Field required".to_owned())
+            } else {
+                let (kind, message) = type_issue(&text);
+                (kind.to_owned(), path, message)
             };
             let input = given.get(&name).cloned().unwrap_or(Value::Null);
             ApiError::Invalid {

@@ -70,15 +70,14 @@ async fn default_queue(tx: &mut Tx, pool: &WorkPool) -> Result<WorkQueue, StoreE
 
 /// Makes a queue in the default agent pool, which is made where missing.
 async fn make(tx: &mut Tx, now: Timestamp, create: &WorkQueueCreate) -> Result<WorkQueue, StoreError> {
-    let pool = match agent_pool(tx).await? {
-        Some(pool) => pool,
-        None => {
-            let pool = make_agent_pool(tx, now).await?;
-            if create.name == "default" {
-                return default_queue(tx, &pool).await;
-            }
-            pool
+    let pool = if let Some(pool) = agent_pool(tx).await? {
+        pool
+    } else {
+        let pool = make_agent_pool(tx, now).await?;
+        if create.name == "default" {
+            return default_queue(tx, &pool).await;
         }
+        pool
     };
     queues::make(tx, pool.id, now, create).await
 }

@@ -87,7 +87,7 @@ pub async fn update(
         match gone.iter().position(|existing| existing.name == name && existing.reference == reference) {
             Some(kept) => drop(gone.swap_remove(kept)),
             None => {
-                add_reference(tx, now, DocumentReference { id: BlockDocumentReferenceId::fresh(), name, parent: id, reference }).await?
+                add_reference(tx, now, DocumentReference { id: BlockDocumentReferenceId::fresh(), name, parent: id, reference }).await?;
             }
         }
     }

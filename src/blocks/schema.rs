@@ -94,24 +94,21 @@ async fn store_references(
             let (slug, checksum) = (text("block_type_slug")?, text("block_schema_checksum")?);
             let block_type = block_types::read(tx, &block_types::Key::Slug(slug.to_owned())).await?;
             let block_type = block_type.ok_or_else(|| BlockError::MissingBlockType(slug.to_owned()))?;
-            let inner = match store::by_checksum(tx, checksum, None).await? {
-                Some(inner) => inner.id,
-                None => {
-                    let missing = || {
-                        let name = &block_type.name;
-                        BlockError::Invalid(format!(
-                            "Unable to create nested block schema for block type '{name}' due to missing definition."
-                        ))
-                    };
-                    let definitions = definitions.ok_or_else(missing)?;
-                    let create = BlockSchemaCreate {
-                        fields: definition_of(name, slug, fields, definitions).ok_or_else(missing)?.clone(),
-                        block_type_id: block_type.id,
-                        capabilities: Vec::new(),
-                        version: NO_VERSION.to_owned(),
-                    };
-                    Box::pin(create_inside(tx, now, create, Some(definitions), depth + 1)).await?.0.id
-                }
+            let inner = if let Some(inner) = store::by_checksum(tx, checksum, None).await? {
+                inner.id
+            } else {
+                let missing = || {
+                    let name = &block_type.name;
+                    BlockError::Invalid(format!("Unable to create nested block schema for block type '{name}' due to missing definition."))
+                };
+                let definitions = definitions.ok_or_else(missing)?;
+                let create = BlockSchemaCreate {
+                    fields: definition_of(name, slug, fields, definitions).ok_or_else(missing)?.clone(),
+                    block_type_id: block_type.id,
+                    capabilities: Vec::new(),
+                    version: NO_VERSION.to_owned(),
+                };
+                Box::pin(create_inside(tx, now, create, Some(definitions), depth + 1)).await?.0.id
             };
             let reference = SchemaReference { name: name.clone(), parent, reference: inner };
             if stored.insert((reference.name.clone(), inner)) {

@@ -141,10 +141,11 @@ pub fn keep_unseen<'a>(
     let current = flatten(current.clone());
     for field in secret_fields {
         for leaf in &mut leaves {
-            if leaf.1 == STARS && is_secret(field, leaf) {
-                if let Some((_, secret)) = current.iter().find(|(path, _)| *path == leaf.0) {
-                    leaf.1 = secret.clone();
-                }
+            if leaf.1 == STARS
+                && is_secret(field, leaf)
+                && let Some((_, secret)) = current.iter().find(|(path, _)| *path == leaf.0)
+            {
+                leaf.1 = secret.clone();
             }
         }
     }

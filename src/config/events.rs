@@ -42,7 +42,7 @@ impl EventsSettings {
             maximum_labels_per_resource: events(reader, "MAXIMUM_LABELS_PER_RESOURCE", 500),
             maximum_related_resources: events(reader, "MAXIMUM_RELATED_RESOURCES", 100),
             maximum_event_name_length: events(reader, "MAXIMUM_EVENT_NAME_LENGTH", 1024),
-            retention_period: events(reader, "RETENTION_PERIOD", Duration::from_secs(7 * 86_400)),
+            retention_period: events(reader, "RETENTION_PERIOD", Duration::from_hours(168)),
             maximum_websocket_backfill: events(reader, "MAXIMUM_WEBSOCKET_BACKFILL", Duration::from_mins(15)),
             websocket_backfill_page_size: backfill_page_size(reader),
             expired_bucket_buffer: events(reader, "EXPIRED_BUCKET_BUFFER", Duration::from_mins(1)),

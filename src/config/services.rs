@@ -210,7 +210,7 @@ impl VacuumSettings {
                 }
             }
         }
-        let retention_period = service(reader, "DB_VACUUM_RETENTION_PERIOD", Duration::from_secs(90 * 86_400));
+        let retention_period = service(reader, "DB_VACUUM_RETENTION_PERIOD", Duration::from_hours(2160));
         if retention_period <= Duration::from_hours(1) {
             reader.problem("PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD must be above an hour (3600)");
         }
@@ -226,7 +226,7 @@ impl VacuumSettings {
 }
 
 fn overrides(reader: &mut Reader<'_>) -> BTreeMap<String, Duration> {
-    let mut found = BTreeMap::from([("prefect.flow-run.heartbeat".to_owned(), Duration::from_secs(7 * 86_400))]);
+    let mut found = BTreeMap::from([("prefect.flow-run.heartbeat".to_owned(), Duration::from_hours(168))]);
     let text = service(reader, "DB_VACUUM_EVENT_RETENTION_OVERRIDES", String::new());
     if text.is_empty() {
         return found;

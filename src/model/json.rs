@@ -81,7 +81,6 @@ pub mod timestamp {
 pub mod optional_timestamp {
     use super::*;
 
-    #[expect(clippy::ref_option, reason = "serde's `with` passes a reference to the field")]
     pub fn serialize<S: Serializer>(at: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
         match at {
             Some(at) => timestamp::serialize(at, serializer),
@@ -152,7 +151,6 @@ pub mod seconds {
 pub mod optional_seconds {
     use super::*;
 
-    #[expect(clippy::ref_option, reason = "serde's `with` passes a reference to the field")]
     pub fn serialize<S: Serializer>(seconds: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
         match seconds {
             Some(seconds) => serializer.serialize_f64(*seconds),

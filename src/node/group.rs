@@ -103,7 +103,7 @@ pub(super) fn services_leadership(cluster: &Arc<Cluster>, node_id: u64, tasks: &
 fn epoch_of(leadership: &ServicesLeadership) -> Option<u64> {
     match leadership {
         ServicesLeadership::Leading { epoch } => Some(*epoch),
-        _ => None,
+        ServicesLeadership::Following { .. } => None,
     }
 }
 

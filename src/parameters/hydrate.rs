@@ -54,9 +54,10 @@ pub fn hydrate(parameters: &Map<String, Value>, variables: &HashMap<String, Valu
 /// `None` where the value is to be left out.
 pub(super) fn value(given: &Value, variables: &HashMap<String, Value>) -> Result<Option<Value>, HydrationError> {
     match given {
-        Value::Object(fields) => match fields.get(KIND) {
-            Some(kind) => of_kind(kind, fields, variables),
-            None => {
+        Value::Object(fields) => {
+            if let Some(kind) = fields.get(KIND) {
+                of_kind(kind, fields, variables)
+            } else {
                 let mut hydrated = Map::new();
                 for (key, inner) in fields {
                     if let Some(inner) = value(inner, variables)? {
@@ -65,7 +66,7 @@ pub(super) fn value(given: &Value, variables: &HashMap<String, Value>) -> Result
                 }
                 Ok(Some(Value::Object(hydrated)))
             }
-        },
+        }
         Value::Array(items) => {
             let mut hydrated = Vec::with_capacity(items.len());
             for item in items {

@@ -46,21 +46,22 @@ struct Placeholders<'a> {
 }
 
 impl Placeholders<'_> {
-    fn placeholder(&mut self, complaint: Option<String>) -> Option<Value> {
+    fn placeholder(&mut self, complaint: Option<String>) -> Value {
         self.complaints.push(complaint);
-        Some(Value::String(format!("{PLACEHOLDER}{}", self.complaints.len() - 1)))
+        Value::String(format!("{PLACEHOLDER}{}", self.complaints.len() - 1))
     }
 
     /// The values as far as they are known now; `None` where one is to be left out.
     fn mark(&mut self, given: &Value) -> Option<Value> {
         match given {
-            Value::Object(fields) => match fields.get(hydrate::KIND) {
-                Some(kind) => self.of_kind(kind, fields),
-                None => {
+            Value::Object(fields) => {
+                if let Some(kind) = fields.get(hydrate::KIND) {
+                    self.of_kind(kind, fields)
+                } else {
                     let fields = fields.iter().filter_map(|(key, inner)| Some((key.clone(), self.mark(inner)?)));
                     Some(Value::Object(fields.collect()))
                 }
-            },
+            }
             Value::Array(items) => Some(Value::Array(items.iter().filter_map(|item| self.mark(item)).collect())),
             other => Some(other.clone()),
         }
@@ -71,8 +72,8 @@ impl Placeholders<'_> {
             return self.mark(inner);
         }
         match hydrate::value(&Value::Object(fields.clone()), self.variables) {
-            Err(error) => self.placeholder(Some(error.to_string())),
-            Ok(Some(_)) if ends_in_template(fields) => self.placeholder(None),
+            Err(error) => Some(self.placeholder(Some(error.to_string()))),
+            Ok(Some(_)) if ends_in_template(fields) => Some(self.placeholder(None)),
             Ok(known) => known,
         }
     }

@@ -161,10 +161,7 @@ impl Dialect {
         let object = object.into();
         match self {
             Self::Postgres => Expr::cust_with_exprs(format!("($1 #>> '{{{}}}')", path.join(",")), [object]),
-            Self::Sqlite => {
-                let quoted: String = path.iter().map(|key| format!(".\"{key}\"")).collect();
-                Expr::cust_with_exprs(format!("json_extract(?, '${quoted}')"), [object])
-            }
+            Self::Sqlite => Expr::cust_with_exprs(format!("json_extract(?, '$.\"{}\"')", path.join("\".\"")), [object]),
         }
     }
 

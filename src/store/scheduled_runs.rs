@@ -390,18 +390,17 @@ pub async fn of_queue(tx: &mut Tx, queue: &WorkQueue, before: Option<Timestamp>,
     let limit = match queue.concurrency_limit {
         None => limit,
         Some(slots) => {
-            let held = match &queue.filter {
-                Some(filter) => filtered_slots(tx, filter).await?,
-                None => {
-                    let holding = [StateType::Running, StateType::Pending, StateType::Cancelling];
-                    let mut select = Query::select();
-                    select
-                        .expr_as(Func::count(Expr::col(Asterisk)), "count")
-                        .from(t::FlowRun::Table)
-                        .and_where(named())
-                        .and_where(Expr::col((t::FlowRun::Table, t::FlowRun::StateType)).is_in(holding));
-                    tx.fetch_one(&select).await?.get("count")?
-                }
+            let held = if let Some(filter) = &queue.filter {
+                filtered_slots(tx, filter).await?
+            } else {
+                let holding = [StateType::Running, StateType::Pending, StateType::Cancelling];
+                let mut select = Query::select();
+                select
+                    .expr_as(Func::count(Expr::col(Asterisk)), "count")
+                    .from(t::FlowRun::Table)
+                    .and_where(named())
+                    .and_where(Expr::col((t::FlowRun::Table, t::FlowRun::StateType)).is_in(holding));
+                tx.fetch_one(&select).await?.get("count")?
             };
             Ord::min(limit, u64::try_from(slots - held).unwrap_or(0))
         }

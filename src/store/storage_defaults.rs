@@ -27,10 +27,10 @@ pub async fn clear(tx: &mut Tx) -> Result<(), StoreError> {
 
 /// Sets none where the document has just been deleted, itself or with its type or schema.
 pub async fn clear_lost(tx: &mut Tx) -> Result<(), StoreError> {
-    if let Some(id) = read(tx).await? {
-        if block_documents::by_ids(tx, &[id]).await?.is_empty() {
-            clear(tx).await?;
-        }
+    if let Some(id) = read(tx).await?
+        && block_documents::by_ids(tx, &[id]).await?.is_empty()
+    {
+        clear(tx).await?;
     }
     Ok(())
 }

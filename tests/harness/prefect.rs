@@ -86,8 +86,7 @@ impl Client {
 
 fn program() -> PathBuf {
     std::env::var_os(PREFECT_VARIABLE)
-        .map(PathBuf::from)
-        .unwrap_or_else(|| panic!("{PREFECT_VARIABLE} does not name the published prefect: run these tests with tests/run"))
+        .map_or_else(|| panic!("{PREFECT_VARIABLE} does not name the published prefect: run these tests with tests/run"), PathBuf::from)
 }
 
 /// A script that runs; killed on drop.

@@ -21,7 +21,7 @@ const CHECKPOINT: usize = 50;
 /// A pong may take an election and more.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(15);
 /// How long the services may take to write what was confirmed.
-const PERSIST_WITHIN: Duration = Duration::from_secs(60);
+const PERSIST_WITHIN: Duration = Duration::from_mins(1);
 const EVENT: &str = "jepsen.published";
 
 pub(super) async fn run(context: Context) {

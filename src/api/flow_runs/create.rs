@@ -96,5 +96,5 @@ async fn queue_of_pool(tx: &mut Tx, pool: &str, queue: Option<&str>) -> Result<W
         .and_where(Expr::col(t::WorkQueue::WorkPoolId).eq(found.get::<crate::id::WorkPoolId>("id")?))
         .and_where(Expr::col(t::WorkQueue::Name).eq(queue));
     let found: Option<Result<WorkQueueId, StoreError>> = tx.fetch_optional(&select).await?.map(|row| row.get("id"));
-    Ok(found.transpose()?.ok_or_else(|| ApiError::not_found(format!("Work pool queue '{pool}/{queue}' not found.")))?)
+    found.transpose()?.ok_or_else(|| ApiError::not_found(format!("Work pool queue '{pool}/{queue}' not found.")))
 }

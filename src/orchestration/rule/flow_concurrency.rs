@@ -81,13 +81,12 @@ impl Rule<FlowRun> for ValidateDeploymentConcurrencyAtRunning {
             return Ok(());
         }
         let taken = leases::take(tx, &[limit.id], 1, grace, Some(holder(&on.run)), context.now, context.waits()).await?;
-        match (taken, &mut on.proposed) {
-            (Some(lease), Some(to)) => to.state_details.deployment_concurrency_lease_id = Some(lease.id),
-            _ => {
-                let message = "Deployment concurrency slot lost during provisioning - no slots available to continue execution";
-                let cancelled = State::new(StateType::Cancelled, context.now).with_message(message);
-                on.reject_with(cancelled, "Deployment concurrency limit reached after lease expiry.");
-            }
+        if let (Some(lease), Some(to)) = (taken, &mut on.proposed) {
+            to.state_details.deployment_concurrency_lease_id = Some(lease.id);
+        } else {
+            let message = "Deployment concurrency slot lost during provisioning - no slots available to continue execution";
+            let cancelled = State::new(StateType::Cancelled, context.now).with_message(message);
+            on.reject_with(cancelled, "Deployment concurrency limit reached after lease expiry.");
         }
         Ok(())
     }

@@ -66,13 +66,12 @@ impl Rule<TaskRun> for SecureTaskConcurrencySlots {
         if !limits.is_empty() {
             let ids: Vec<_> = limits.iter().map(|limit| limit.id).collect();
             let holder = LeaseHolder { kind: HolderType::TaskRun, id: on.run.id.0 };
-            match leases::take(tx, &ids, 1, leases::FOREVER, Some(holder), context.now, context.waits()).await? {
-                Some(lease) => self.lease = Some(lease.id),
-                None => {
-                    let tags: Vec<_> = limits.iter().map(tag).collect();
-                    on.wait(wait_seconds(&limits, context), format!("Concurrency limit reached for tags: {}", tags.join(", ")));
-                    return Ok(());
-                }
+            if let Some(lease) = leases::take(tx, &ids, 1, leases::FOREVER, Some(holder), context.now, context.waits()).await? {
+                self.lease = Some(lease.id);
+            } else {
+                let tags: Vec<_> = limits.iter().map(tag).collect();
+                on.wait(wait_seconds(&limits, context), format!("Concurrency limit reached for tags: {}", tags.join(", ")));
+                return Ok(());
             }
         }
         for limit in &old {

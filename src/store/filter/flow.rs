@@ -12,10 +12,9 @@ pub fn condition(filter: &FlowFilter, dialect: Dialect) -> Condition {
     let column = |column| Expr::col((t::Flow::Table, column));
     let deployment = filter.deployment.as_ref().map(|deployment| {
         let flows = || Query::select().column(t::Deployment::FlowId).from(t::Deployment::Table).take();
-        let with = deployment.is_null_.map(|null| match null {
-            true => column(t::Flow::Id).not_in_subquery(flows()),
-            false => column(t::Flow::Id).in_subquery(flows()),
-        });
+        let with = deployment
+            .is_null_
+            .map(|null| if null { column(t::Flow::Id).not_in_subquery(flows()) } else { column(t::Flow::Id).in_subquery(flows()) });
         part::given(deployment.operator, [with])
     });
     join(

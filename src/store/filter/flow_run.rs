@@ -69,9 +69,8 @@ fn created_by(created_by: &FlowRunFilterCreatedBy, dialect: Dialect) -> Conditio
     let text = |key| dialect.json_text(column(t::FlowRun::CreatedBy), &[key]);
     let ids = created_by.id_.as_ref().map(|ids| text("id").is_in(ids.iter().map(uuid::Uuid::to_string)));
     let kinds = created_by.type_.as_ref().map(|kinds| text("type").is_in(kinds));
-    let null = created_by.is_null_.map(|null| match null {
-        true => column(t::FlowRun::CreatedBy).is_null(),
-        false => column(t::FlowRun::CreatedBy).is_not_null(),
-    });
+    let null = created_by
+        .is_null_
+        .map(|null| if null { column(t::FlowRun::CreatedBy).is_null() } else { column(t::FlowRun::CreatedBy).is_not_null() });
     part::given(created_by.operator, [ids, kinds, null])
 }

@@ -29,10 +29,7 @@ pub fn condition(filter: &LogFilter, dialect: Dialect) -> Condition {
 
 fn task_run_id(filter: &LogFilterTaskRunId, dialect: Dialect) -> Condition {
     let any = filter.any_.as_ref().map(|any| dialect.any_id(column(t::Log::TaskRunId), any));
-    let null = filter.is_null_.map(|null| match null {
-        true => column(t::Log::TaskRunId).is_null(),
-        false => column(t::Log::TaskRunId).is_not_null(),
-    });
+    let null = filter.is_null_.map(|null| if null { column(t::Log::TaskRunId).is_null() } else { column(t::Log::TaskRunId).is_not_null() });
     part::given(Operator::And, [any, null])
 }
 
@@ -40,8 +37,8 @@ fn task_run_id(filter: &LogFilterTaskRunId, dialect: Dialect) -> Condition {
 fn text(query: TextQuery) -> Vec<Expr> {
     // The pattern's wildcards are active, as in the reference.
     let has = |term: &String| {
-        let searched = column(t::Log::Message).binary(sea_query::BinOper::Custom("||".into()), Expr::cust("' '"));
-        let searched = searched.binary(sea_query::BinOper::Custom("||".into()), column(t::Log::Name));
+        let searched = column(t::Log::Message).binary(sea_query::BinOper::Custom("||"), Expr::cust("' '"));
+        let searched = searched.binary(sea_query::BinOper::Custom("||"), column(t::Log::Name));
         Expr::expr(Func::lower(searched)).like(format!("%{term}%"))
     };
     [
