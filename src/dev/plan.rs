@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::DevArgs;
 
-/// The first port tried for talk between nodes.
-const PEER_PORT_FIRST: u16 = 7101;
+/// From the front door's port to the first one tried for talk between nodes: 7101 beside 4200. Groups with different
+/// front doors keep out of each other's way, also while one of their nodes is down.
+const PEER_PORT_DISTANCE: u16 = 2901;
 
 /// A local group, ready to be started.
 pub(super) struct Plan {
@@ -50,7 +51,7 @@ impl Plan {
         if args.fresh {
             wipe(&directory)?;
         }
-        let peer_ports = peer_ports(&directory, args.nodes)?;
+        let peer_ports = peer_ports(&directory, args.nodes, args.port.checked_add(PEER_PORT_DISTANCE).unwrap_or(PEER_PORT_DISTANCE))?;
         let mut http_ports = free_ports(args.port.saturating_add(1), &peer_ports);
         let nodes = peer_ports
             .iter()
@@ -112,7 +113,7 @@ fn wipe(directory: &std::path::Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn peer_ports(directory: &std::path::Path, nodes: u16) -> anyhow::Result<Vec<u16>> {
+fn peer_ports(directory: &std::path::Path, nodes: u16, first: u16) -> anyhow::Result<Vec<u16>> {
     let path = directory.join("dev.json");
     if let Ok(text) = fs::read_to_string(&path) {
         let remembered: Remembered =
@@ -130,7 +131,7 @@ fn peer_ports(directory: &std::path::Path, nodes: u16) -> anyhow::Result<Vec<u16
         }
         return Ok(remembered.peer_ports);
     }
-    let peer_ports: Vec<u16> = free_ports(PEER_PORT_FIRST, &[]).take(usize::from(nodes)).collect();
+    let peer_ports: Vec<u16> = free_ports(first, &[]).take(usize::from(nodes)).collect();
     let remembered = Remembered { peer_ports };
     fs::write(&path, serde_json::to_string(&remembered)?).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(remembered.peer_ports)
