@@ -235,7 +235,8 @@ mod tests {
     fn delays_are_one_or_a_list_of_fifty() {
         let policy: TaskRunPolicy = serde_json::from_value(json!({"retry_delay": [1, 2.5]})).expect("valid");
         let delay = policy.retry_delay.expect("given");
-        assert_eq!([0, 1, 2, 9].map(|runs| delay.after(runs)), [2.5, 1.0, 2.5, 2.5]);
+        let milliseconds = [0, 1, 2, 9].map(|runs| (delay.after(runs) * 1000.0) as i64);
+        assert_eq!(milliseconds, [2500, 1000, 2500, 2500]);
         assert!(serde_json::from_value::<TaskRunPolicy>(json!({"retry_delay": vec![1; 51]})).is_err());
         assert!(serde_json::from_value::<TaskRunPolicy>(json!({"retry_jitter_factor": -0.1})).is_err());
     }

@@ -74,6 +74,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn queries_are_words_and_phrases_with_prefixes() {
+        for (query, include, exclude, required) in [
+            ("", "", "", ""),
+            ("Error warning", "error|warning", "", ""),
+            ("error -debug !trace +flow", "error", "debug|trace", "flow"),
+            ("\"connection timeout\" -\"heart beat\"", "connection timeout", "heart beat", ""),
+            ("- error", "error", "", ""),
+            ("a\"b c\"", "a|b c", "", ""),
+            ("\"say \\\"hi\\\" \\\\ \\n\"", "say \"hi\" \\ \\n", "", ""),
+            ("\"open end", "open end", "", ""),
+            ("\"  \" x", "x", "", ""),
+        ] {
+            let parsed = TextSearch::parse(query);
+            let joined = [parsed.include.join("|"), parsed.exclude.join("|"), parsed.required.join("|")];
+            assert_eq!(joined, [include, exclude, required], "{query}");
+        }
+    }
+
+    #[test]
     fn words_phrases_and_prefixes() {
         let search = TextSearch::parse(r#"error -debug "Connection \"x\" lost" +now - !old"#);
         assert_eq!(search.include, ["error", "connection \"x\" lost"]);

@@ -195,7 +195,7 @@ mod tests {
     fn existing(slugs: &[Option<&str>]) -> Vec<DeploymentSchedule> {
         let now = crate::model::json::parse_timestamp("2026-01-02T03:04:05Z").expect("valid");
         let schedule = serde_json::from_value(json!({"cron": "* * * * *"})).expect("valid");
-        let one = |slug: &Option<&str>| DeploymentSchedule {
+        let one = |slug: Option<&str>| DeploymentSchedule {
             id: DeploymentScheduleId::fresh(),
             created: now,
             updated: now,
@@ -206,7 +206,7 @@ mod tests {
             parameters: Map::new(),
             slug: slug.map(str::to_owned),
         };
-        slugs.iter().map(one).collect()
+        slugs.iter().copied().map(one).collect()
     }
 
     fn given(value: Value) -> Patch<Vec<DeploymentScheduleUpdate>> {

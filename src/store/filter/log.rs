@@ -3,7 +3,8 @@
 use sea_query::{Condition, Expr, ExprTrait, Func};
 
 use super::{Operator, join, part};
-use crate::model::filter::log::{LogFilter, LogFilterTaskRunId, TextQuery};
+use crate::model::filter::log::{LogFilter, LogFilterTaskRunId};
+use crate::model::text_search::TextSearch;
 use crate::store::Dialect;
 use crate::store::schema as t;
 
@@ -13,7 +14,7 @@ fn column(column: t::Log) -> Expr {
 
 /// The condition.
 pub fn condition(filter: &LogFilter, dialect: Dialect) -> Condition {
-    let text = filter.text.as_ref().map(|text| TextQuery::parse(&text.query)).map(text).unwrap_or_default();
+    let text = filter.text.as_ref().map(|text| TextSearch::parse(&text.query)).map(text).unwrap_or_default();
     join(
         filter.operator,
         [
@@ -34,7 +35,7 @@ fn task_run_id(filter: &LogFilterTaskRunId, dialect: Dialect) -> Condition {
 }
 
 /// One condition for each kind of term that the query has.
-fn text(query: TextQuery) -> Vec<Expr> {
+fn text(query: TextSearch) -> Vec<Expr> {
     // The pattern's wildcards are active, as in the reference.
     let has = |term: &String| {
         let searched = column(t::Log::Message).binary(sea_query::BinOper::Custom("||"), Expr::cust("' '"));
