@@ -1,24 +1,39 @@
-//! Places at which a test can have this node killed, where timing alone would hardly ever hit. Unset, as always outside
+//! Places at which a test can have this node killed or stopped, where timing alone would hardly ever hit. Unset, as always outside
 //! of tests, a place costs one comparison.
+
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::reader::FromText;
 
-/// A place, written `NAME=kill` in the setting.
+/// A place, written `NAME=kill` or `NAME=stop` in the setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failpoint {
     /// `outbox.after_commit`: a transaction with events is committed, and none of them published.
     OutboxAfterCommit,
     /// `outbox.after_publish`: events of the outbox are on the bus, and not yet deleted from the outbox.
     OutboxAfterPublish,
+    /// `services.before_fence`: a service of the leader has begun a transaction and not yet looked whether it still leads.
+    ServicesBeforeFence,
 }
 
 impl Failpoint {
-    /// Ends the process by SIGKILL, with nothing cleaned up, where `self` is the place that was set.
+    /// Where `self` is the place that was set: ends the process by SIGKILL, with nothing cleaned up, or stops it by
+    /// SIGSTOP, once, until somebody has it go on.
     pub fn reached(self, set: Option<Self>) {
-        if set == Some(self) {
+        static STOPPED: AtomicBool = AtomicBool::new(false);
+        if set != Some(self) {
+            return;
+        }
+        if self == Self::ServicesBeforeFence {
+            if !STOPPED.swap(true, Ordering::Relaxed) {
+                tracing::warn!(failpoint = ?self, "the failpoint is reached; this node stops itself");
+                // Whoever set it sees whether the node stands still.
+                let _ = kill(Pid::this(), Signal::SIGSTOP);
+            }
+        } else {
             tracing::warn!(failpoint = ?self, "the failpoint is reached; this node kills itself");
             // A process may always signal itself; should it not, the end comes all the same.
             let _ = kill(Pid::this(), Signal::SIGKILL);
@@ -32,7 +47,8 @@ impl FromText for Failpoint {
         match text {
             "outbox.after_commit=kill" => Ok(Self::OutboxAfterCommit),
             "outbox.after_publish=kill" => Ok(Self::OutboxAfterPublish),
-            _ => Err("outbox.after_commit=kill or outbox.after_publish=kill, and is for tests only".to_owned()),
+            "services.before_fence=stop" => Ok(Self::ServicesBeforeFence),
+            _ => Err("outbox.after_commit=kill, outbox.after_publish=kill or services.before_fence=stop, and is for tests only".to_owned()),
         }
     }
 }

@@ -19,6 +19,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::app::{App, OutboxError};
+use crate::config::Failpoint;
 use crate::bus::{BusError, Entry, Topic};
 use crate::orchestration::OrchestrationError;
 use crate::store::{StoreError, Tx, fence};
@@ -74,6 +75,7 @@ impl Lead {
     /// [`StoreError::Fenced`] where another node leads by now.
     pub async fn begin(&self, name: &'static str) -> Result<Tx, StoreError> {
         let mut tx = self.app.begin(name).await?;
+        Failpoint::ServicesBeforeFence.reached(self.app.settings().failpoint);
         fence::hold(&mut tx, fence::SERVICES, self.app.cluster_id(), self.epoch).await?;
         Ok(tx)
     }

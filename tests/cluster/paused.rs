@@ -111,6 +111,43 @@ async fn a_services_leader_that_wakes_up_after_its_successor_took_over_writes_no
     streaming.await.expect("the stream ends");
 }
 
+/// The worst moment: a transaction is begun, and whether this node still leads is not yet looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_services_leader_that_was_stopped_before_it_looked_at_the_fence_writes_nothing() {
+    // Two may lead the services, so that it is known who is elected.
+    let options = Options::new(3, Kind::Postgres).variable_of(1, "PRAETOR_SERVICES", false);
+    let options = (1..=3).fold(options, |options, id| options.variable_of(id, APPLICATION_NAME, format!("node-{id}")));
+    let mut cluster = start(options).await;
+    let first = cluster.services_leader().await.expect("a services leader");
+    let stopped = 5 - first;
+    cluster.stop(stopped).await.expect("it stops");
+    cluster.set_variable(stopped, "PRAETOR_FAILPOINT", Some("services.before_fence=stop"));
+    cluster.restart(stopped).await.expect("it starts");
+    let mut connection = cluster.database().connect().await.expect("the database opens");
+    connection.execute(AssertSqlSafe(WATCH)).await.expect("the triggers are made");
+    let stop = Arc::new(AtomicBool::new(false));
+    let streaming = tokio::spawn(stream(vec![cluster.api(1)], Arc::clone(&stop)));
+
+    let epoch = fence(&cluster).await;
+    cluster.kill(first).expect("it ran");
+    eventually(Duration::from_secs(30), "the second takes over", async || fence(&cluster).await > epoch).await;
+    let epoch = fence(&cluster).await;
+    eventually(Duration::from_secs(20), "the second stops itself", async || cluster.log(stopped).contains("stops itself")).await;
+    cluster.spawn(first).expect("it starts");
+    eventually(Duration::from_secs(30), "the first takes over again", async || fence(&cluster).await > epoch).await;
+    let since = database_now(&cluster).await;
+    eventually(Duration::from_secs(20), "the first writes", async || writes_since(&cluster, first, &since).await > 3).await;
+
+    let woken = database_now(&cluster).await;
+    cluster.resume(stopped).expect("it runs");
+    let watched = tokio::time::Instant::now();
+    eventually(WATCHED * 10, "the woken leader was watched", async || watched.elapsed() > WATCHED).await;
+    assert_eq!(writes_since(&cluster, stopped, &woken).await, 0, "node {stopped} wrote after it woke up");
+    println!("node {stopped} was stopped amid a transaction and woke up; node {first} had taken over; it wrote nothing");
+    stop.store(true, Ordering::Relaxed);
+    streaming.await.expect("the stream ends");
+}
+
 /// The epoch that the database knows.
 async fn fence(cluster: &Cluster) -> i64 {
     let mut look = cluster.database().look().await.expect("the database opens");
