@@ -19,8 +19,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::app::{App, OutboxError};
-use crate::config::Failpoint;
 use crate::bus::{BusError, Entry, Topic};
+use crate::config::Failpoint;
 use crate::orchestration::OrchestrationError;
 use crate::store::{StoreError, Tx, fence};
 
