@@ -99,7 +99,7 @@ async fn a_node_whose_log_is_gone_from_the_leader_catches_up_by_snapshot() {
     group.start_node(behind).await.expect("it starts again");
     assert_eq!(group.ids_up_to(behind, &topic, 2_000).await, (1..=2_000).collect::<Vec<_>>());
     let node = group.node(behind);
-    assert!(node.core.metrics().snapshot.is_some(), "it came by snapshot");
+    eventually("the node tells that it came by snapshot", || node.core.metrics().snapshot).await;
     publish(&*group.bus(behind), &topic, [5_000]).await;
     // And what it got is good for another restart.
     group.crash(behind);
