@@ -60,3 +60,36 @@ pub async fn hold(tx: &mut Tx, name: &str, cluster: &str, epoch: u64) -> Result<
     };
     if current == epoch { Ok(()) } else { Err(StoreError::Fenced { held: epoch, current }) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Store, StoreOptions, migrate};
+
+    #[tokio::test]
+    async fn an_old_epoch_holds_nothing_and_another_group_takes_over() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let url =
+            crate::store::url::DatabaseUrl::parse(&format!("sqlite:///{}", directory.path().join("test.db").display())).expect("valid");
+        migrate::upgrade(&url).await.expect("migrates");
+        let crate::store::url::Target::Sqlite(location) = url.target() else { panic!("SQLite was asked for") };
+        let store = Store::sqlite(location.options(), &StoreOptions::default());
+        let now = Timestamp::UNIX_EPOCH;
+        let advanced = async |cluster: &str, epoch| {
+            let mut tx = store.begin("test").await?;
+            advance(&mut tx, SERVICES, cluster, epoch, 1, now).await?;
+            tx.commit().await
+        };
+        let held = async |cluster: &str, epoch| hold(&mut store.begin("test").await?, SERVICES, cluster, epoch).await;
+
+        assert!(matches!(held("a", 1).await, Err(StoreError::Fenced { held: 1, current: 0 })), "nobody has advanced it");
+        advanced("a", 5).await.expect("the first epoch");
+        held("a", 5).await.expect("it is current");
+        advanced("a", 9).await.expect("a later epoch");
+        assert!(matches!(held("a", 5).await, Err(StoreError::Fenced { held: 5, current: 9 })));
+        assert!(matches!(advanced("a", 5).await, Err(StoreError::Fenced { held: 5, current: 9 })), "it does not go back");
+        advanced("b", 2).await.expect("another group takes over");
+        held("b", 2).await.expect("it is current");
+        assert!(held("a", 9).await.is_err(), "the group before is fenced off");
+    }
+}

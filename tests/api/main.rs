@@ -1,0 +1,9 @@
+//! The HTTP API and its sockets, black box, on both databases: what is served at all, and what bad input gets.
+
+#![expect(clippy::disallowed_methods, reason = "a test is no part of the server: it has its own time, ids and tasks")]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod bad_input;
+mod routes;
