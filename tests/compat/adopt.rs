@@ -87,7 +87,7 @@ async fn reset_drops_all_that_is_ours_and_nothing_else() {
         migrate::upgrade(&database.url()).await.expect("upgrades");
         let fence = own(&database, "fence");
         let mut connection = database.open().await;
-        connection.run(format!("INSERT INTO {fence} VALUES ('services', 7, 1, CURRENT_TIMESTAMP)")).await;
+        connection.run(format!("INSERT INTO {fence} VALUES ('services', 'a group', 7, 1, CURRENT_TIMESTAMP)")).await;
         connection.run("INSERT INTO flow (name) VALUES ('gone'); CREATE TABLE neighbour AS SELECT 'stays' AS word").await;
         let report = migrate::reset(&database.url()).await.expect("resets");
         assert!(report.created && report.before == State::Ready);
