@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::orchestration::OrchestrationError;
 use crate::store::StoreError;
+pub use crate::telemetry::chain;
 
 /// One finding of request validation, as pydantic words it.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -166,16 +167,4 @@ impl IntoResponse for ApiError {
         }
         response
     }
-}
-
-/// An error with all its sources, in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        source = inner.source();
-    }
-    text
 }

@@ -6,14 +6,14 @@
 
 use std::time::Duration;
 
-use super::driver::{chain, now, report};
+use super::driver::{now, report};
 use super::status::Board;
 use super::{Consume, Lead, ServiceError};
 use crate::bus::{BusError, Entry, Position, ReadLimit, Start};
 use crate::limits;
 use crate::store::dead_letters::{self, DeadLetter};
 use crate::store::{StoreError, cursors};
-use crate::telemetry::metrics;
+use crate::telemetry::{chain, metrics};
 
 /// Runs until dropped.
 pub async fn run(lead: &Lead, service: &dyn Consume, board: &Board) {

@@ -16,7 +16,7 @@ use super::{Done, Lead, Service, ServiceError, Tick, consumer};
 use crate::app::App;
 use crate::limits;
 use crate::store::{StoreError, fence};
-use crate::telemetry::metrics;
+use crate::telemetry::{chain, metrics};
 
 /// What the driver knows of the group.
 pub struct Leadership {
@@ -148,16 +148,4 @@ pub(super) fn report(lead: &Lead, name: &'static str, started: Instant, board: &
 #[expect(clippy::disallowed_methods, reason = "measures elapsed time only")]
 pub(super) fn now() -> Instant {
     Instant::now()
-}
-
-/// An error with all its sources, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        source = inner.source();
-    }
-    text
 }

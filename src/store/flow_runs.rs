@@ -210,24 +210,6 @@ pub async fn read_for_update(tx: &mut Tx, id: FlowRunId) -> Result<Option<FlowRu
     read(tx, id).await
 }
 
-/// Writes the columns that orchestration changes: state, counts, times, policy. `updated` becomes `now`.
-pub async fn save(tx: &mut Tx, run: &FlowRun, now: Timestamp) -> Result<(), StoreError> {
-    let mut update = update_of(run.id, now);
-    update
-        .value(t::FlowRun::StateId, run.state_id)
-        .value(t::FlowRun::StateType, run.state_type)
-        .value(t::FlowRun::StateName, run.state_name.clone())
-        .value(t::FlowRun::StateTimestamp, run.state_timestamp)
-        .value(t::FlowRun::RunCount, run.run_count)
-        .value(t::FlowRun::ExpectedStartTime, run.expected_start_time)
-        .value(t::FlowRun::NextScheduledStartTime, run.next_scheduled_start_time)
-        .value(t::FlowRun::StartTime, run.start_time)
-        .value(t::FlowRun::EndTime, run.end_time)
-        .value(t::FlowRun::TotalRunTime, tx.dialect().interval(run.total_run_time))
-        .value(t::FlowRun::EmpiricalPolicy, json!(run.empirical_policy));
-    tx.execute(&update).await.map(drop)
-}
-
 fn update_of(id: FlowRunId, now: Timestamp) -> UpdateStatement {
     Query::update().table(t::FlowRun::Table).value(t::FlowRun::Updated, now).and_where(Expr::col(t::FlowRun::Id).eq(id)).take()
 }

@@ -10,6 +10,7 @@ use super::migrate::{self, Error as MigrateError, State};
 use super::url::{DatabaseUrl, SqliteLocation, Target, UrlError};
 use super::{Store, StoreOptions};
 use crate::config::{DatabaseSettings, DatabaseTls};
+use crate::telemetry::chain;
 
 /// Why there is no store.
 #[derive(Debug, thiserror::Error)]
@@ -131,18 +132,4 @@ fn make_parent(path: &Path) -> Result<(), OpenError> {
     let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) else { return Ok(()) };
     std::fs::create_dir_all(parent)
         .map_err(|error| OpenError::Refused(format!("the directory {} of the database cannot be made: {error}", parent.display())))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        // Some drivers repeat their cause in their own text.
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }

@@ -159,38 +159,6 @@ pub async fn read_by_keys(
     tx.fetch_optional(&select).await?.as_ref().map(decode).transpose()
 }
 
-/// Locks one task run until the end of the transaction, then reads it (see `flow_runs::read_for_update`).
-pub async fn read_for_update(tx: &mut Tx, id: TaskRunId) -> Result<Option<TaskRun>, StoreError> {
-    let mut lock = Query::select();
-    lock.column(t::TaskRun::Id).from(t::TaskRun::Table).and_where(Expr::col(t::TaskRun::Id).eq(id));
-    tx.dialect().for_update(&mut lock);
-    if tx.fetch_optional(&lock).await?.is_none() {
-        return Ok(None);
-    }
-    read(tx, id).await
-}
-
-/// Writes the columns that orchestration changes: state, counts, times. `updated` becomes `now`.
-pub async fn save(tx: &mut Tx, run: &TaskRun, now: Timestamp) -> Result<(), StoreError> {
-    let mut update = Query::update();
-    update
-        .table(t::TaskRun::Table)
-        .value(t::TaskRun::Updated, now)
-        .value(t::TaskRun::StateId, run.state_id)
-        .value(t::TaskRun::StateType, run.state_type)
-        .value(t::TaskRun::StateName, run.state_name.clone())
-        .value(t::TaskRun::StateTimestamp, run.state_timestamp)
-        .value(t::TaskRun::RunCount, run.run_count)
-        .value(t::TaskRun::FlowRunRunCount, run.flow_run_run_count)
-        .value(t::TaskRun::ExpectedStartTime, run.expected_start_time)
-        .value(t::TaskRun::NextScheduledStartTime, run.next_scheduled_start_time)
-        .value(t::TaskRun::StartTime, run.start_time)
-        .value(t::TaskRun::EndTime, run.end_time)
-        .value(t::TaskRun::TotalRunTime, tx.dialect().interval(run.total_run_time))
-        .and_where(Expr::col(t::TaskRun::Id).eq(run.id));
-    tx.execute(&update).await.map(drop)
-}
-
 /// Changes what a client may change; true where there was such a task run.
 pub async fn update(tx: &mut Tx, id: TaskRunId, now: Timestamp, change: &TaskRunUpdate) -> Result<bool, StoreError> {
     let mut update = Query::update();
