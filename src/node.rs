@@ -40,6 +40,7 @@ use crate::telemetry::readiness::Readiness;
 /// Parts as `/readyz` names them.
 const DATABASE: &str = "database";
 const NODE: &str = "node";
+const API: &str = "api";
 
 /// What kind of member a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +72,7 @@ pub async fn run(settings: Settings, options: RunOptions) -> anyhow::Result<()> 
     let settings = Arc::new(settings);
     let readiness = Readiness::new();
     readiness.not_ready(DATABASE, "not connected yet");
+    readiness.not_ready(API, "not open yet");
 
     let server = &settings.server;
     let listener = Listener::bind(&server.host, server.port)
@@ -188,6 +190,7 @@ impl Parts {
             Role::Services => Router::new().fallback(async || (StatusCode::NOT_FOUND, "this member runs services and serves no API\n")),
         };
         self.api.set(api).expect("the API is set once, here");
+        self.readiness.ready(API);
         Ok(())
     }
 }

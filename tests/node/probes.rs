@@ -15,6 +15,7 @@ async fn a_ready_node_names_its_parts_and_its_metrics() {
     let body = body.as_str().expect("text");
     assert_eq!(status, 200, "{body}");
     assert!(body.contains("[+] database: ok"), "{body}");
+    assert!(body.contains("[+] api: ok"), "{body}");
     assert_eq!(node.http(1).get("/health").await.expect("an answer").0, 200);
     let (status, metrics) = probe.get("/metrics").await.expect("an answer");
     let metrics = metrics.as_str().expect("text");
