@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::bus::{Bus, BusError, Message, Topic};
 use crate::clock::{Clock, Timestamp};
+use crate::cluster::LogFeed;
 use crate::config::{Failpoint, Settings};
 use crate::limits;
 use crate::model::event::{Event, Received};
@@ -27,6 +28,7 @@ pub struct App {
 struct Inner {
     store: Store,
     bus: Arc<dyn Bus>,
+    logs: LogFeed,
     cluster_id: String,
     clock: Arc<dyn Clock>,
     settings: Arc<Settings>,
@@ -36,10 +38,18 @@ struct Inner {
 
 impl App {
     /// Puts the parts together and starts the publisher of the outbox.
-    pub fn new(store: Store, bus: Arc<dyn Bus>, cluster_id: String, clock: Arc<dyn Clock>, settings: Arc<Settings>, tasks: Tasks) -> Self {
+    pub fn new(
+        store: Store,
+        bus: Arc<dyn Bus>,
+        logs: LogFeed,
+        cluster_id: String,
+        clock: Arc<dyn Clock>,
+        settings: Arc<Settings>,
+        tasks: Tasks,
+    ) -> Self {
         let (sender, receiver) = mpsc::channel(limits::OUTBOX_QUEUE_TRANSACTIONS);
         let committed = Arc::new(Committed { sender, failpoint: settings.failpoint });
-        let app = Self { inner: Arc::new(Inner { store, bus, cluster_id, clock, settings, tasks: tasks.clone(), committed }) };
+        let app = Self { inner: Arc::new(Inner { store, bus, logs, cluster_id, clock, settings, tasks: tasks.clone(), committed }) };
         tasks.spawn_vital("outbox.publisher", publish_committed(app.clone(), receiver, tasks.stopping()));
         app
     }
@@ -52,6 +62,11 @@ impl App {
     /// The replicated bus.
     pub fn bus(&self) -> &Arc<dyn Bus> {
         &self.inner.bus
+    }
+
+    /// Log lines as they come in, on any node.
+    pub fn logs(&self) -> &LogFeed {
+        &self.inner.logs
     }
 
     /// The group that this node belongs to.

@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use base64::Engine as _;
-use http::{Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty, Limited};
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
-use crate::cli::AskArgs;
+use crate::cli::{AskArgs, DeadLettersArgs, ReplayArgs};
 
 /// Bytes of an answer: a status with thousands of streams stays far below.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -62,21 +62,101 @@ pub async fn status(args: &AskArgs, view: View) -> anyhow::Result<()> {
     }
 }
 
+/// Prints what consumers gave up on: a page of it, or one message with all there is.
+///
+/// # Errors
+/// The node cannot be reached, or refuses.
+pub async fn dead_letters(args: &DeadLettersArgs) -> anyhow::Result<()> {
+    loop {
+        let group = args.group.as_ref().map(|group| format!("group={}", form_urlencoded(group)));
+        let path = match args.id {
+            Some(id) => format!("/{id}{}", group.map(|group| format!("?{group}")).unwrap_or_default()),
+            None => format!("?limit={}&offset={}{}", args.limit, args.offset, group.map(|group| format!("&{group}")).unwrap_or_default()),
+        };
+        let url = format!("{}/cluster/dead-letters{path}", args.ask.api_url.trim_end_matches('/'));
+        let method = if args.delete { Method::DELETE } else { Method::GET };
+        let answer = call(method, &url, args.ask.auth_string.as_deref(), None, ANSWER_WITHIN).await?;
+        let text = match args.id {
+            _ if args.ask.json => format!("{answer}\n"),
+            Some(_) => format!("{answer:#}\n"),
+            None => render_letters(&answer)?,
+        };
+        print!("{text}");
+        if !args.ask.watch || args.delete {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Asks for dead letters to be replayed, and prints how many will be.
+///
+/// # Errors
+/// The node cannot be reached, or refuses.
+pub async fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
+    let url = format!("{}/cluster/dead-letters/replay", args.ask.api_url.trim_end_matches('/'));
+    let ids = (!args.ids.is_empty()).then_some(&args.ids);
+    let body = serde_json::json!({"ids": ids, "group": args.group, "all": args.all});
+    let answer = call(Method::POST, &url, args.ask.auth_string.as_deref(), Some(&body), ANSWER_WITHIN).await?;
+    if args.ask.json {
+        println!("{answer}");
+    } else {
+        println!("{} to be replayed by the services' leader within about a second", shown(&answer["asked"]));
+    }
+    Ok(())
+}
+
+fn form_urlencoded(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+fn render_letters(answer: &Value) -> Result<String, std::fmt::Error> {
+    let mut out = String::new();
+    let letters = answer["dead_letters"].as_array().cloned().unwrap_or_default();
+    writeln!(out, "{} of {} dead letters", letters.len(), shown(&answer["total"]))?;
+    writeln!(out, "{:36} {:20} {:>10} {:>8} {:27} {:6} error", "message", "group", "position", "attempts", "given up", "replay")?;
+    for letter in letters {
+        writeln!(
+            out,
+            "{:36} {:20} {:>10} {:>8} {:27} {:6} {}",
+            shown(&letter["id"]),
+            shown(&letter["group"]),
+            shown(&letter["position"]),
+            shown(&letter["attempts"]),
+            shown(&letter["created"]),
+            shown(&(!letter["replay_asked"].is_null()).into()),
+            shown(&letter["error"])
+        )?;
+    }
+    Ok(out)
+}
+
 /// The JSON that a node answers at `url`.
 ///
 /// # Errors
 /// It cannot be reached within `within`, or does not answer 2xx in JSON.
 pub(crate) async fn get(url: &str, auth: Option<&str>, within: Duration) -> anyhow::Result<Value> {
+    call(Method::GET, url, auth, None, within).await
+}
+
+async fn call(method: Method, url: &str, auth: Option<&str>, body: Option<&Value>, within: Duration) -> anyhow::Result<Value> {
     if url.starts_with("https://") {
         bail!("{url}: only plain HTTP is spoken here; name a node itself, such as http://127.0.0.1:4200/api");
     }
-    let mut request = Request::get(url).header(header::ACCEPT, "application/json");
+    let mut request = Request::builder().method(method).uri(url).header(header::ACCEPT, "application/json");
     if let Some(auth) = auth {
         let encoded = base64::engine::general_purpose::STANDARD.encode(auth);
         request = request.header(header::AUTHORIZATION, format!("Basic {encoded}"));
     }
-    let request = request.body(Empty::<Bytes>::new()).with_context(|| format!("{url} is no address"))?;
-    let client: Client<HttpConnector, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+    let body = match body {
+        Some(body) => {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+            Full::new(Bytes::from(body.to_string()))
+        }
+        None => Full::default(),
+    };
+    let request = request.body(body).with_context(|| format!("{url} is no address"))?;
+    let client: Client<HttpConnector, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
     let asked = async {
         let response = client.request(request).await?;
         let status = response.status();

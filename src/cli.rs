@@ -175,6 +175,49 @@ pub enum BusCommand {
     Streams(AskArgs),
     /// List the consumer groups.
     Groups(AskArgs),
+    /// Look at what consumers gave up on, or delete it.
+    DeadLetters(DeadLettersArgs),
+    /// Have what consumers gave up on go through them again.
+    Replay(ReplayArgs),
+}
+
+/// `praetor bus dead-letters`
+#[derive(Clone, Debug, Args)]
+pub struct DeadLettersArgs {
+    /// Show this message with all there is, instead of a list
+    pub id: Option<uuid::Uuid>,
+    /// Only of this consumer group
+    #[arg(long)]
+    pub group: Option<String>,
+    /// At most so many, the newest first
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=crate::limits::DEAD_LETTERS))]
+    pub limit: u64,
+    /// Leave out so many of the newest
+    #[arg(long, default_value_t = 0)]
+    pub offset: u64,
+    /// Delete the message that is named
+    #[arg(long, requires = "id")]
+    pub delete: bool,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub ask: AskArgs,
+}
+
+/// `praetor bus replay`
+#[derive(Clone, Debug, Args)]
+pub struct ReplayArgs {
+    /// The messages
+    #[arg(required_unless_present_any = ["group", "all"])]
+    pub ids: Vec<uuid::Uuid>,
+    /// Only of this consumer group
+    #[arg(long)]
+    pub group: Option<String>,
+    /// All there are
+    #[arg(long, conflicts_with_all = ["ids", "group"])]
+    pub all: bool,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub ask: AskArgs,
 }
 
 /// Flags of commands that ask a node.

@@ -94,8 +94,17 @@ pub const CONSUMER_RETRY: Duration = Duration::from_millis(50);
 /// Longest pause of a consumer after transient failures.
 pub const CONSUMER_RETRY_MAX: Duration = Duration::from_secs(2);
 
+/// How often a consumer looks whether someone asked for dead letters to be replayed.
+pub const REPLAY_LOOK: Duration = Duration::from_secs(1);
+
+/// Dead letters that a consumer replays before it goes on with its stream.
+pub const REPLAY_BATCH: u64 = 100;
+
+/// Dead letters that one request names, lists, marks or deletes at most.
+pub const DEAD_LETTERS: u64 = 1000;
+
 /// Time after which an idle consumer looks again and tells that it is alive.
-pub const CONSUMER_IDLE: Duration = Duration::from_secs(5);
+pub const CONSUMER_IDLE: Duration = Duration::from_secs(1);
 
 /// Events that a subscriber's socket reads from the bus at a time.
 pub const SOCKET_TAIL_EVENTS: usize = 256;

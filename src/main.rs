@@ -49,6 +49,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Cluster(ClusterCommand::Status(args)) => ask::status(&args, View::Cluster).await.map(done),
         Command::Bus(BusCommand::Streams(args)) => ask::status(&args, View::Streams).await.map(done),
         Command::Bus(BusCommand::Groups(args)) => ask::status(&args, View::Groups).await.map(done),
+        Command::Bus(BusCommand::DeadLetters(args)) => ask::dead_letters(&args).await.map(done),
+        Command::Bus(BusCommand::Replay(args)) => ask::replay(&args).await.map(done),
     }
 }
 

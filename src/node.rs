@@ -173,7 +173,15 @@ impl Parts {
         let store = open_database(&self.settings, &self.readiness).await?;
         let cluster_id = group::founded(cluster).await;
         let background = &self.background;
-        let app = App::new(store, cluster.bus(), cluster_id, Arc::new(SystemClock), Arc::clone(&self.settings), background.clone());
+        let app = App::new(
+            store,
+            cluster.bus(),
+            cluster.logs(),
+            cluster_id,
+            Arc::new(SystemClock),
+            Arc::clone(&self.settings),
+            background.clone(),
+        );
         background.spawn_vital("node.watch_database", watch_database(app.clone(), self.readiness.clone()));
 
         let board = Board::default();

@@ -183,22 +183,49 @@ impl EventsOut {
     /// # Errors
     /// None came within `within`, or the socket ended.
     pub async fn next(&mut self, within: Duration) -> anyhow::Result<Value> {
-        tokio::time::timeout(within, async {
-            loop {
-                match self.stream.next().await {
-                    Some(Ok(Message::Text(text))) => {
-                        let mut frame: Value = serde_json::from_str(&text)?;
-                        return Ok(frame["event"].take());
-                    }
-                    Some(Ok(Message::Close(frame))) => anyhow::bail!("closed: {frame:?}"),
-                    Some(Ok(_)) => {}
-                    Some(Err(error)) => return Err(error.into()),
-                    None => anyhow::bail!("the socket ended"),
-                }
-            }
-        })
-        .await?
+        Ok(next_text(&mut self.stream, within).await?["event"].take())
     }
+}
+
+/// A socket from which log lines come out.
+pub struct LogsOut {
+    stream: Stream,
+}
+
+impl LogsOut {
+    /// Subscribes to what `filter` lets through.
+    ///
+    /// # Errors
+    /// It cannot be reached, or refuses.
+    pub async fn connect(base: &str, filter: &Value) -> anyhow::Result<Self> {
+        let mut stream = socket(base, "/logs/out").await?;
+        stream.send(Message::text(json!({"type": "filter", "filter": filter}).to_string())).await?;
+        Ok(Self { stream })
+    }
+
+    /// The next frame, as it came.
+    ///
+    /// # Errors
+    /// None came within `within`, or the socket ended: the message holds code and reason.
+    pub async fn next(&mut self, within: Duration) -> anyhow::Result<Value> {
+        next_text(&mut self.stream, within).await
+    }
+}
+
+/// The next text message of a socket, as JSON.
+async fn next_text(stream: &mut Stream, within: Duration) -> anyhow::Result<Value> {
+    tokio::time::timeout(within, async {
+        loop {
+            match stream.next().await {
+                Some(Ok(Message::Text(text))) => return Ok(serde_json::from_str(&text)?),
+                Some(Ok(Message::Close(frame))) => anyhow::bail!("closed: {frame:?}"),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(error.into()),
+                None => anyhow::bail!("the socket ended"),
+            }
+        }
+    })
+    .await?
 }
 
 async fn socket(base: &str, path: &str) -> anyhow::Result<Stream> {

@@ -10,17 +10,22 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::api::error::ApiError;
-use crate::api::extract::{Embedded, Json, Query, from_value};
+use crate::api::extract::{Embedded, Json, Path, Query, from_value};
 use crate::app::{self, App};
 use crate::bus::{BusError, Topic};
 use crate::config::Settings;
 use crate::model::event::{Event, EventLimits, ReceivedEvent};
+use crate::model::event_count::{Countable, EventCount, INTERVAL_MIN, Spans, TimeUnit};
 use crate::model::filter::event::EventFilter;
 use crate::store::events as store;
 
 /// The routes of this file.
 pub fn router() -> Router<App> {
-    Router::new().route("/events", post(create)).route("/events/filter", post(filter)).route("/events/filter/next", get(next))
+    Router::new()
+        .route("/events", post(create))
+        .route("/events/filter", post(filter))
+        .route("/events/filter/next", get(next))
+        .route("/events/count-by/{countable}", post(count_by))
 }
 
 /// The bounds of an event from the settings.
@@ -169,6 +174,52 @@ async fn page(tx: &mut crate::store::Tx, mut token: PageToken, base_url: &str) -
         format!("{base_url}api/events/filter/next?page-token={}", BASE64_STANDARD.encode(inner))
     });
     Ok(Json(EventPage { events, total, next_page }))
+}
+
+#[derive(Deserialize)]
+struct CountBody {
+    filter: EventFilter,
+    #[serde(default)]
+    time_unit: TimeUnit,
+    time_interval: Option<f64>,
+}
+
+/// Lines of a count by name or resource at most: the most frequent. The reference gives them all.
+const COUNT_LINES: u64 = 10_000;
+
+/// Count events by span of time, name or resource.
+async fn count_by(
+    State(app): State<App>,
+    Path(countable): Path<String>,
+    Embedded(body): Embedded<CountBody>,
+) -> Result<Json<Vec<EventCount>>, ApiError> {
+    let countable = from_value(json!({"countable": countable}), "path").map(|path: CountPath| path.countable)?;
+    let interval = body.time_interval.unwrap_or(1.0);
+    if interval < INTERVAL_MIN {
+        let message = format!("Input should be greater than or equal to {INTERVAL_MIN}");
+        return Err(ApiError::invalid("greater_than_equal", &["body", "time_interval"], message, json!(interval)));
+    }
+    let now = app.now();
+    let filter = body.filter.at(now);
+    let (Some(since), Some(until)) = (filter.occurred.since, filter.occurred.until) else {
+        return Err(ApiError::Internal("the range of a filter is filled in".into()));
+    };
+    let divided = |unit, interval| {
+        Spans::divide(since, until, unit, interval, now).map_err(|reason| ApiError::detail(StatusCode::UNPROCESSABLE_ENTITY, reason))
+    };
+    // The unit and interval are checked also where they are not used, as the reference does.
+    let spans = divided(body.time_unit, interval)?;
+    let spans = if countable == Countable::Day { divided(TimeUnit::Day, 1.0)? } else { spans };
+    let mut tx = app.read("events.count_by").await?;
+    Ok(Json(match countable {
+        Countable::Day | Countable::Time => spans.filled(&store::count_by_span(&mut tx, &filter, &spans).await?),
+        Countable::Event | Countable::Resource => store::count_by(&mut tx, &filter, countable, COUNT_LINES).await?,
+    }))
+}
+
+#[derive(Deserialize)]
+struct CountPath {
+    countable: Countable,
 }
 
 /// Scheme and host as the client sees them.

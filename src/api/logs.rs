@@ -26,6 +26,9 @@ async fn create(State(app): State<App>, Json(body): Json<Vec<LogCreate>>) -> Res
     let mut tx = app.begin("logs.create").await?;
     store::insert_many(&mut tx, &logs, app.now()).await?;
     tx.commit().await?;
+    if app.settings().events.logs_stream_publishing_enabled {
+        app.logs().publish(logs);
+    }
     Ok(StatusCode::CREATED)
 }
 

@@ -25,6 +25,7 @@ pub mod block_schemas;
 pub mod block_types;
 pub mod collections;
 pub mod csrf;
+pub mod dead_letters;
 pub mod events;
 pub mod flow_runs;
 pub mod flows;
@@ -73,6 +74,7 @@ pub fn routes() -> Router<App> {
         .merge(concurrency_limits::router())
         .merge(concurrency_limits_v2::router())
         .merge(csrf::router())
+        .merge(dead_letters::router())
         .merge(deployments::router())
         .merge(events::router())
         .merge(flow_runs::router())
@@ -83,6 +85,7 @@ pub fn routes() -> Router<App> {
         .merge(saved_searches::router())
         .merge(socket::events_in::router())
         .merge(socket::events_out::router())
+        .merge(socket::logs_out::router())
         .merge(task_runs::router())
         .merge(ui::router())
         .merge(ui_schemas::router())

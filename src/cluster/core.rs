@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::config::{ClusterConfig, ClusterError};
 use super::identity::Identity;
 use super::limits;
+use super::log_feed::LogFeed;
 use super::log_store::LogStore;
 use super::peers::{Line, Peers};
 use super::proposer::Proposer;
@@ -46,6 +47,8 @@ pub(super) struct Core {
     pub probes: Mutex<Probes>,
     /// Set once everything known before the last stop is applied again.
     pub recovered: AtomicBool,
+    /// Log lines from node to node.
+    pub logs: LogFeed,
 }
 
 impl Core {
@@ -68,6 +71,11 @@ impl Core {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         metrics.state == ServerState::Leader && metrics.vote.is_committed()
+    }
+
+    /// The ids of all members.
+    pub(super) fn members(&self) -> Vec<u64> {
+        self.raft.metrics().borrow_watched().membership_config.nodes().map(|(id, _)| *id).collect()
     }
 
     /// The peer address of a member.

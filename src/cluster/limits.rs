@@ -104,3 +104,9 @@ pub const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a graceful stop waits for what is queued, and again for the hand-over of the lead.
 pub const SHUTDOWN_STEP: Duration = Duration::from_secs(3);
+
+/// Bytes of log lines that travel together; a single longer one travels alone.
+pub const LOG_FEED_BATCH_BYTES: usize = 256 << 10;
+
+/// Batches of log lines that wait for a subscriber, or for another node: 16 MiB. One that falls behind further is told.
+pub const LOG_FEED_BATCHES: usize = 64;

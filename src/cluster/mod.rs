@@ -23,6 +23,7 @@ mod identity;
 mod leadership;
 mod limits;
 mod log_codec;
+mod log_feed;
 mod log_store;
 mod membership;
 mod network;
@@ -53,6 +54,7 @@ use batcher::{Batcher, Queue};
 pub use config::{ClusterConfig, ClusterError, EXIT_STORAGE_FAILED, OnStorageFailure, Token};
 use identity::Identity;
 pub use leadership::ServicesLeadership;
+pub use log_feed::{Heard, LogFeed, LogSubscription};
 use log_store::LogStore;
 use peers::Peers;
 use proposer::Proposer;
@@ -115,6 +117,11 @@ impl Cluster {
     /// The replicated bus of this node.
     pub fn bus(&self) -> Arc<dyn Bus> {
         self.bus.clone()
+    }
+
+    /// Log lines of all nodes.
+    pub fn logs(&self) -> LogFeed {
+        self.core.logs.clone()
     }
 
     /// Whether this node leads the services, to watch.
@@ -276,6 +283,7 @@ async fn open(
         unfit: parking_lot::Mutex::new(None),
         probes: parking_lot::Mutex::default(),
         recovered: AtomicBool::new(false),
+        logs: LogFeed::default(),
     });
     let tasks = &core.tasks;
     if let Some(listener) = listener {
@@ -294,6 +302,7 @@ async fn open(
     tasks.spawn("cluster.leadership", leadership::watch_services(core.clone(), leadership));
     tasks.spawn("cluster.compaction", compaction::run(core.clone(), batcher));
     tasks.spawn("cluster.probe", status::probe(core.clone()));
+    tasks.spawn("cluster.log_feed", log_feed::follow_others(core.clone()));
     Ok(core)
 }
 

@@ -227,6 +227,14 @@ impl cluster_pb::cluster_server::Cluster for Service {
         Ok(Response::new(replies.boxed()))
     }
 
+    type FollowLogsStream = BoxStream<'static, Result<cluster_pb::LogBatch, Status>>;
+
+    async fn follow_logs(&self, request: Request<cluster_pb::FollowLogsRequest>) -> Result<Response<Self::FollowLogsStream>, Status> {
+        self.admit(&request, Scope::Member)?;
+        let batches = self.core.logs.for_follower().take_until(self.core.tasks.stopping().cancelled_owned());
+        Ok(Response::new(batches.boxed()))
+    }
+
     async fn read_index(&self, request: Request<cluster_pb::ReadIndexRequest>) -> Result<Response<cluster_pb::ReadIndexReply>, Status> {
         self.admit(&request, Scope::Member)?;
         let index = self.core.read_index().await.map_err(|error| Status::unavailable(error.to_string()))?;

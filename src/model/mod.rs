@@ -10,6 +10,7 @@ pub mod bounds;
 pub mod deployment;
 pub mod csrf;
 pub mod event;
+pub mod event_count;
 pub mod filter;
 pub mod flow;
 pub mod flow_run;

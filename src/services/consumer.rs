@@ -2,16 +2,18 @@
 //! takes effect once, whoever leads. The bus is told of the cursor afterwards, only so that it can trim.
 //!
 //! A transient failure (database, bus) is tried again for ever. Any other is narrowed down to the entry that causes it,
-//! by halves; that one is kept as a dead letter after [`limits::CONSUMER_ATTEMPTS`], and the rest goes on.
+//! by halves; that one is kept as a dead letter after [`limits::CONSUMER_ATTEMPTS`], and the rest goes on. A dead letter that
+//! someone asks to be replayed goes through its consumer alone, between two batches; its effect and its removal are one
+//! transaction, so it takes effect once.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::driver::{now, report};
 use super::status::Board;
 use super::{Consume, Lead, ServiceError};
 use crate::bus::{BusError, Entry, Position, ReadLimit, Start};
 use crate::limits;
-use crate::store::dead_letters::{self, DeadLetter};
+use crate::store::dead_letters::{self, DeadLetter, Kept};
 use crate::store::{StoreError, cursors};
 use crate::telemetry::{chain, metrics};
 
@@ -46,7 +48,12 @@ async fn consume(
     let mut told = app.bus().ensure_group(topic.clone(), group, Start::First).await?;
     let mut position = cursors::read(&mut app.read("consumer.cursor").await?, group, &stream).await?;
     let limit = ReadLimit { entries: service.batch_entries(), bytes: limits::CONSUMER_BATCH_BYTES };
+    let mut looked: Option<Instant> = None;
     loop {
+        if looked.is_none_or(|at| at.elapsed() >= limits::REPLAY_LOOK) {
+            replay(lead, service).await?;
+            looked = Some(now());
+        }
         let entries = match app.bus().read(&topic, position, limit).await {
             Ok(entries) => entries,
             Err(BusError::Trimmed { first }) => {
@@ -170,4 +177,45 @@ async fn give_up(
     metrics::dead_letter(group);
     tracing::error!(group, message.id = %letter.id, error = letter.error, "an entry could not be processed and is kept as a dead letter");
     Ok(entry.position)
+}
+
+/// Replays what someone asked for, the oldest first.
+async fn replay(lead: &Lead, service: &dyn Consume) -> Result<(), ServiceError> {
+    let group = service.name();
+    let mut tx = lead.app.read("consumer.dead_letters").await?;
+    let (kept, asked) = dead_letters::count(&mut tx, Some(group)).await?;
+    metrics::dead_letters_kept(group, kept);
+    if asked == 0 {
+        return Ok(());
+    }
+    let letters = dead_letters::asked_for(&mut tx, group, limits::REPLAY_BATCH).await?;
+    drop(tx);
+    for letter in letters {
+        match again(lead, service, &letter).await {
+            Ok(()) => {
+                metrics::dead_letter_replayed(group);
+                tracing::info!(group, message.id = %letter.id, "a dead letter was replayed");
+            }
+            Err(error) if error.is_transient() => return Err(error),
+            Err(error) => {
+                let mut tx = lead.begin("consumer.replay_failed").await?;
+                dead_letters::failed_again(&mut tx, letter.id, group, &chain(&error)).await?;
+                tx.commit().await?;
+                tracing::warn!(group, message.id = %letter.id, error = chain(&error), "a dead letter failed again and is kept");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One transaction: the effect of a dead letter, and its removal.
+async fn again(lead: &Lead, service: &dyn Consume, letter: &Kept) -> Result<(), ServiceError> {
+    let entry =
+        Entry { position: letter.position, at: letter.created.timestamp_millis(), id: letter.id, payload: letter.payload.clone().into() };
+    let mut tx = lead.begin("consumer.replay").await?;
+    if dead_letters::take(&mut tx, letter.id, service.name()).await? {
+        service.consume(lead, &mut tx, &[entry]).await?;
+        tx.commit().await?;
+    }
+    Ok(())
 }

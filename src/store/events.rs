@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::model::event::{Event, ReceivedEvent, Resource};
+use crate::model::event_count::{Countable, EventCount, Spans};
 use crate::model::filter::event::{EventFilter, EventOrder};
 use crate::store::bulk::{Bulk, Column, Conflict};
 use crate::store::filter::event::condition;
@@ -138,4 +139,71 @@ pub async fn count(tx: &mut Tx, filter: &EventFilter) -> Result<i64, StoreError>
 
 fn is_distinct(filter: &EventFilter) -> bool {
     filter.resource.as_ref().is_some_and(|resource| resource.distinct)
+}
+
+/// Events of each span that has some, by the span's number.
+pub async fn count_by_span(tx: &mut Tx, filter: &EventFilter, spans: &Spans) -> Result<Vec<(i64, i64)>, StoreError> {
+    let dialect = tx.dialect();
+    let since_start = dialect.epoch_micros(Expr::col((t::Events::Table, t::Events::Occurred))).sub(spans.start.timestamp_micros());
+    let mut select = Query::select();
+    select
+        .expr_as(since_start.div(spans.micros), "number")
+        .expr_as(Func::count(Expr::col(Asterisk)), "count")
+        .from(t::Events::Table)
+        .cond_where(condition(filter, dialect))
+        .group_by_col("number")
+        .order_by("number", Order::Asc)
+        .limit(u64::try_from(spans.count).unwrap_or_default());
+    tx.fetch_all(&select).await?.iter().map(|row| Ok((row.get("number")?, row.get("count")?))).collect()
+}
+
+/// Events of each name or resource, the most frequent first; each with its newest label.
+pub async fn count_by(tx: &mut Tx, filter: &EventFilter, countable: Countable, limit: u64) -> Result<Vec<EventCount>, StoreError> {
+    let dialect = tx.dialect();
+    let column = |column| Expr::col((t::Events::Table, column));
+    let (value, label) = match countable {
+        Countable::Resource => {
+            let name = |label: &'static str| dialect.json_label(column(t::Events::Resource), label);
+            let names = [name("prefect.resource.name"), name("prefect.name"), column(t::Events::ResourceId)];
+            (column(t::Events::ResourceId), Func::coalesce(names).into())
+        }
+        Countable::Event | Countable::Day | Countable::Time => (column(t::Events::Event), column(t::Events::Event)),
+    };
+    let mut by_label = Query::select();
+    by_label
+        .expr_as(value, "value")
+        .expr_as(label, "label")
+        .expr_as(Func::max(column(t::Events::Occurred)), "latest")
+        .expr_as(Func::min(column(t::Events::Occurred)), "oldest")
+        .expr_as(Func::count(Expr::col(Asterisk)), "events")
+        .from(t::Events::Table)
+        .cond_where(condition(filter, dialect))
+        .group_by_columns(["value", "label"]);
+    let mut newest = Query::select();
+    newest
+        .columns(["value", "latest", "oldest", "events"])
+        .expr_as(Expr::cust("first_value(label) OVER (PARTITION BY value ORDER BY latest DESC, label ASC)"), "label")
+        .from_subquery(by_label, "by_label");
+    let mut select = Query::select();
+    select
+        .columns(["value", "label"])
+        .expr_as(dialect.integer(Func::sum(Expr::col("events"))), "count")
+        .expr_as(Func::min(Expr::col("oldest")), "start_time")
+        .expr_as(Func::max(Expr::col("latest")), "end_time")
+        .from_subquery(newest, "newest")
+        .group_by_columns(["value", "label"])
+        .order_by("count", Order::Desc)
+        .order_by("label", Order::Asc)
+        .order_by("value", Order::Asc)
+        .limit(limit);
+    let line = |row: &Row| {
+        Ok(EventCount {
+            value: row.get("value")?,
+            label: row.get("label")?,
+            count: row.get("count")?,
+            start_time: row.get("start_time")?,
+            end_time: row.get("end_time")?,
+        })
+    };
+    tx.fetch_all(&select).await?.iter().map(line).collect()
 }

@@ -53,6 +53,8 @@ const SERVICE_TICK_FAILURES: &str = "praetor_service_tick_failures_total";
 const SERVICE_LAST_SUCCESS: &str = "praetor_service_last_success_timestamp_seconds";
 const SERVICE_ITEMS: &str = "praetor_service_items_total";
 const DEAD_LETTERS: &str = "praetor_dead_letters_total";
+const DEAD_LETTERS_KEPT: &str = "praetor_dead_letters_kept";
+const DEAD_LETTERS_REPLAYED: &str = "praetor_dead_letters_replayed_total";
 
 /// All metrics.
 pub const METRICS: &[Metric] = &[
@@ -78,6 +80,8 @@ pub const METRICS: &[Metric] = &[
     row(SERVICE_LAST_SUCCESS, Kind::Gauge, Unit::Seconds, "When a service last succeeded, seconds since 1970"),
     row(SERVICE_ITEMS, Kind::Counter, Unit::Count, "Items a service dealt with, by service"),
     row(DEAD_LETTERS, Kind::Counter, Unit::Count, "Messages put aside after their last attempt, by group"),
+    row(DEAD_LETTERS_KEPT, Kind::Gauge, Unit::Count, "Messages that are put aside now, by group"),
+    row(DEAD_LETTERS_REPLAYED, Kind::Counter, Unit::Count, "Messages that had their effect when they were replayed, by group"),
 ];
 
 /// Bounds of the duration histograms, in seconds: a local call to a slow migration.
@@ -178,6 +182,16 @@ pub fn service_tick_failed(service: &'static str, elapsed: Duration) {
 /// A message was put aside.
 pub fn dead_letter(group: &'static str) {
     counter!(DEAD_LETTERS, "group" => group).increment(1);
+}
+
+/// So many messages of a group are put aside.
+pub fn dead_letters_kept(group: &'static str, letters: i64) {
+    gauge!(DEAD_LETTERS_KEPT, "group" => group).set(letters as f64);
+}
+
+/// A message that had been put aside had its effect.
+pub fn dead_letter_replayed(group: &'static str) {
+    counter!(DEAD_LETTERS_REPLAYED, "group" => group).increment(1);
 }
 
 #[cfg(test)]

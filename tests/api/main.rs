@@ -6,4 +6,6 @@
 mod harness;
 
 mod bad_input;
+mod dead_letters;
+mod events;
 mod routes;

@@ -11,6 +11,7 @@ mod harness;
 
 mod events;
 mod failover;
+mod logs;
 mod outbox;
 mod paused;
 mod schedule;

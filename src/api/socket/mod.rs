@@ -6,6 +6,7 @@
 
 pub mod events_in;
 pub mod events_out;
+pub mod logs_out;
 
 use std::time::Duration;
 
@@ -110,10 +111,11 @@ pub async fn close(socket: &mut WebSocket, code: u16, reason: &str) {
         end -= 1;
     }
     let frame = CloseFrame { code, reason: reason[..end].into() };
-    if socket.send(Message::Close(Some(frame))).await.is_err() {
-        return;
-    }
-    let drained = async { while let Some(Ok(_)) = socket.recv().await {} };
-    // A client that does not answer in time is cut off.
-    let _timely = tokio::time::timeout(limits::SOCKET_CLOSE, drained).await;
+    let told = async {
+        if socket.send(Message::Close(Some(frame))).await.is_ok() {
+            while let Some(Ok(_)) = socket.recv().await {}
+        }
+    };
+    // A client that does not read or answer in time is cut off.
+    let _timely = tokio::time::timeout(limits::SOCKET_CLOSE, told).await;
 }

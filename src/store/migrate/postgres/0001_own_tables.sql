@@ -52,6 +52,8 @@ CREATE TABLE praetor.dead_letter (
     error text NOT NULL,                    -- the last failure, with its causes
     attempts bigint NOT NULL,
     created timestamptz NOT NULL,           -- when it was given up
+    replay timestamptz,                     -- when someone asked for it to be tried again; NULL: nobody
     CONSTRAINT pk_dead_letter PRIMARY KEY (id, consumer_group)
 );
 CREATE INDEX ix_dead_letter__created ON praetor.dead_letter (created, id);
+CREATE INDEX ix_dead_letter__consumer_group ON praetor.dead_letter (consumer_group, replay);

@@ -52,6 +52,8 @@ CREATE TABLE praetor_dead_letter (
     error TEXT NOT NULL,                    -- the last failure, with its causes
     attempts INTEGER NOT NULL,
     created DATETIME NOT NULL,              -- when it was given up
+    replay DATETIME,                        -- when someone asked for it to be tried again; NULL: nobody
     CONSTRAINT pk_praetor_dead_letter PRIMARY KEY (id, consumer_group)
 );
 CREATE INDEX ix_praetor_dead_letter__created ON praetor_dead_letter (created, id);
+CREATE INDEX ix_praetor_dead_letter__consumer_group ON praetor_dead_letter (consumer_group, replay);
