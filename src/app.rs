@@ -16,7 +16,7 @@ use crate::cluster::LogFeed;
 use crate::config::{Failpoint, Settings};
 use crate::limits;
 use crate::model::event::{Event, Received};
-use crate::store::{AfterCommit, Store, StoreError, Tx, outbox};
+use crate::store::{AfterCommit, Outgoing, Store, StoreError, Tx, outbox};
 use crate::task::Tasks;
 
 /// Cheap to clone; one per process.
@@ -124,14 +124,29 @@ impl App {
         self.inner.bus.publish(Topic::Events, messages).await.map(drop)
     }
 
-    /// Publishes events of the outbox and forgets them there.
+    /// Publishes what is in the outbox and forgets it there.
     ///
     /// # Errors
-    /// What keeps them in the outbox; they will be tried again by the sweeper.
-    pub async fn publish_from_outbox(&self, events: &[Event]) -> Result<(), OutboxError> {
-        self.publish(events).await?;
+    /// What keeps it in the outbox; it will be tried again by the sweeper.
+    pub async fn publish_from_outbox(&self, outgoing: &[Outgoing]) -> Result<(), OutboxError> {
+        let received = self.now();
+        let (mut events, mut actions) = (Vec::new(), Vec::new());
+        for one in outgoing {
+            match one {
+                Outgoing::Event(event) => events.push(message(event, received)),
+                Outgoing::Action(action) => {
+                    let body = serde_json::to_vec(action).expect("an action has only string keys");
+                    actions.push(Message { id: action.id, payload: Bytes::from(body) });
+                }
+            }
+        }
+        for (topic, messages) in [(Topic::Events, events), (Topic::Actions, actions)] {
+            if !messages.is_empty() {
+                self.inner.bus.publish(topic, messages).await?;
+            }
+        }
         Failpoint::OutboxAfterPublish.reached(self.inner.settings.failpoint);
-        let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
+        let ids: Vec<Uuid> = outgoing.iter().map(Outgoing::id).collect();
         let mut tx = self.inner.store.begin("outbox.published").await?;
         outbox::delete(&mut tx, &ids).await?;
         tx.commit().await?;
@@ -158,20 +173,20 @@ pub fn message(event: &Event, received: Timestamp) -> Message {
 
 /// Takes the events of committed transactions to the publisher. A full queue loses nothing: the sweeper finds them.
 struct Committed {
-    sender: mpsc::Sender<Vec<Event>>,
+    sender: mpsc::Sender<Vec<Outgoing>>,
     failpoint: Option<Failpoint>,
 }
 
 impl AfterCommit for Committed {
-    fn committed(&self, events: Vec<Event>) {
+    fn committed(&self, outgoing: Vec<Outgoing>) {
         Failpoint::OutboxAfterCommit.reached(self.failpoint);
-        if self.sender.try_send(events).is_err() {
+        if self.sender.try_send(outgoing).is_err() {
             tracing::debug!("the publisher of the outbox is behind; the sweeper will publish");
         }
     }
 }
 
-async fn publish_committed(app: App, mut receiver: mpsc::Receiver<Vec<Event>>, stopping: CancellationToken) {
+async fn publish_committed(app: App, mut receiver: mpsc::Receiver<Vec<Outgoing>>, stopping: CancellationToken) {
     let mut transactions = Vec::new();
     loop {
         transactions.clear();
@@ -183,9 +198,9 @@ async fn publish_committed(app: App, mut receiver: mpsc::Receiver<Vec<Event>>, s
         if transactions.is_empty() {
             return;
         }
-        let events: Vec<Event> = transactions.drain(..).flatten().collect();
-        if let Err(error) = app.publish_from_outbox(&events).await {
-            tracing::info!(error = %error, events = events.len(), "events stay in the outbox for the sweeper");
+        let outgoing: Vec<Outgoing> = transactions.drain(..).flatten().collect();
+        if let Err(error) = app.publish_from_outbox(&outgoing).await {
+            tracing::info!(error = %error, messages = outgoing.len(), "messages stay in the outbox for the sweeper");
         }
     }
 }

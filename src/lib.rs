@@ -34,6 +34,8 @@ pub mod events;
 pub mod blocks;
 /// What handlers and services may touch: store, bus, clock, settings; the transactional outbox.
 pub mod app;
+/// Automations at work: templates, triggers, ordering of events.
+pub mod automations;
 /// Background services, run by their elected leader.
 pub mod services;
 /// The only way a run changes state: an ordered table of small rules.

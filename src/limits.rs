@@ -128,3 +128,31 @@ pub const LATE_RUNS: u64 = 400;
 pub const LATE_RUNS_TRANSACTION: usize = 20;
 /// Variables that input values may refer to, at most: those first by name. The reference reads them all.
 pub const HYDRATION_VARIABLES: u64 = 10_000;
+
+/// Automations of one resource that are listed. The reference lists them all.
+pub const AUTOMATIONS_OF_RESOURCE: u64 = 10_000;
+
+/// Entries of the event stream that the triggers look at in one transaction.
+pub const TRIGGERS_BATCH: usize = 1000;
+
+/// Ids of events that the triggers remember, to know a repetition and a leader that went by; older ones are looked up
+/// among the events of the database.
+pub const TRIGGERS_SEEN_EVENTS: usize = 200_000;
+
+/// Entries ahead that the triggers look through for the leader of an event, before they let the event wait.
+pub const TRIGGERS_LOOK_AHEAD: usize = 5000;
+
+/// Events whose leader never came that are dealt with in one go.
+pub const TRIGGERS_LOST_FOLLOWERS: u64 = 500;
+
+/// Buckets of proactive triggers that are evaluated in one transaction.
+pub const PROACTIVE_BUCKETS: u64 = 500;
+
+/// Evaluations of a trigger with an event in one transaction; batches that bring more are made smaller.
+pub const TRIGGERS_EVALUATIONS: usize = 5000;
+
+/// Between two looks of the triggers at the clock.
+pub const TRIGGERS_PACE: Duration = Duration::from_secs(1);
+
+/// Transactions of one such look.
+pub const TRIGGERS_LOOKS: usize = 100;

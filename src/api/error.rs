@@ -4,26 +4,10 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+pub use crate::model::check::Issue;
 use crate::orchestration::OrchestrationError;
 use crate::store::StoreError;
 pub use crate::telemetry::chain;
-
-/// One finding of request validation, as pydantic words it.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
-pub struct Issue {
-    /// Kind, such as `missing`, `extra_forbidden`, `uuid_parsing`.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// Path: `"body"`, `"query"` or `"path"`, then keys and indexes.
-    pub loc: Vec<Value>,
-    /// For people.
-    pub msg: String,
-    /// What was given there.
-    pub input: Value,
-    /// What the message was made from.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ctx: Option<Value>,
-}
 
 /// The answer to a request that did not go well.
 #[derive(Debug, thiserror::Error)]

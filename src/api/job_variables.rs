@@ -61,6 +61,24 @@ pub async fn check_flow_run(
     check(tx, &pool.base_job_template, &layers, rules).await.map_err(|error| error.worded(&format!("Error {doing} flow run")))
 }
 
+/// Checks the job variables with which an automation runs a deployment, on their own; gives what does not fit.
+///
+/// # Errors
+/// 422 for a schema that is none, and 404 for a block that is not there.
+pub async fn check_action(tx: &mut Tx, deployment: &Deployment, variables: &Map<String, Value>) -> Result<Option<Invalid>, ApiError> {
+    let Some(queue) = &deployment.queue else { return Ok(None) };
+    let Some(pool) = work_pools::read(tx, &Key::Id(queue.work_pool_id)).await? else { return Ok(None) };
+    if deployment.job_variables.is_empty() && variables.is_empty() {
+        return Ok(None);
+    }
+    let rules = Rules { ignore_required: false, ignore_bad_defaults: true };
+    match check(tx, &pool.base_job_template, &[variables], rules).await {
+        Ok(()) => Ok(None),
+        Err(Failure::Variables(error)) => Ok(Some(error)),
+        Err(Failure::Other(error)) => Err(error),
+    }
+}
+
 /// As the reference checks an update of a deployment: without defaults.
 ///
 /// # Errors

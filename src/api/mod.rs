@@ -36,6 +36,7 @@ pub mod root;
 pub mod saved_searches;
 pub mod socket;
 pub mod task_runs;
+pub mod templates;
 pub mod ui;
 pub mod ui_schemas;
 pub mod ui_settings;
@@ -87,6 +88,7 @@ pub fn routes() -> Router<App> {
         .merge(socket::events_out::router())
         .merge(socket::logs_out::router())
         .merge(task_runs::router())
+        .merge(templates::router())
         .merge(ui::router())
         .merge(ui_schemas::router())
         .merge(variables::router())

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::clock::Timestamp;
 use crate::model::artifact::ArtifactCollection;
+use crate::model::automation::Automation;
 use crate::model::block::{BlockDocument, BlockSchema, BlockType};
 use crate::model::concurrency::{ConcurrencyLimit, ConcurrencyLimitV2};
 use crate::model::event::{Event, Resource};
@@ -53,6 +54,11 @@ pub fn event(
 pub fn variable(action: Action, variable: &Variable, occurred: Timestamp) -> Event {
     let payload = json!({"name": variable.name, "value": variable.value, "tags": variable.tags});
     event("variable", action, variable.id, &variable.name, Vec::new(), payload, occurred)
+}
+
+/// `prefect.automation.*`: the payload is all of it.
+pub fn automation(action: Action, automation: &Automation, occurred: Timestamp) -> Event {
+    event("automation", action, automation.id, &automation.core.name, Vec::new(), json!(automation), occurred)
 }
 
 /// `prefect.flow.*`

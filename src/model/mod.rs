@@ -4,9 +4,11 @@
 //! create and update bodies forbid unknown keys where the reference does.
 
 pub mod artifact;
+pub mod automation;
 pub mod block;
 pub mod concurrency;
 pub mod bounds;
+pub mod check;
 pub mod deployment;
 pub mod csrf;
 pub mod event;

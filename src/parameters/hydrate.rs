@@ -110,6 +110,32 @@ fn of_kind(kind: &Value, fields: &Map<String, Value>, variables: &HashMap<String
     }
 }
 
+/// What is wrong with a value taken at run time, as far as it can be told before that; `template` checks a template.
+pub fn problem(fields: &Map<String, Value>, template: fn(&str) -> Result<(), String>) -> Option<HydrationError> {
+    // What a key holds, itself taken at run time where it is an object.
+    let nested = |key: &str| match fields.get(key) {
+        Some(Value::Object(inner)) if inner.contains_key(KIND) => problem(inner, template),
+        _ => None,
+    };
+    match fields.get(KIND).and_then(Value::as_str) {
+        Some("none") if !fields.contains_key("value") => Some(HydrationError::Missing("value")),
+        Some("none") => nested("value"),
+        Some("json") => match fields.get("value") {
+            Some(Value::String(text)) => {
+                serde_json::from_str::<Value>(text).err().map(|error| HydrationError::Json(python_complaint(text, &error)))
+            }
+            _ => nested("value"),
+        },
+        Some("jinja") => match fields.get("template") {
+            None => Some(HydrationError::Missing("template")),
+            Some(Value::String(text)) => template(text).err().map(HydrationError::Jinja),
+            Some(_) => nested("template"),
+        },
+        Some("workspace_variable") => nested("variable_name"),
+        _ => None,
+    }
+}
+
 fn render(template: &str) -> Result<String, HydrationError> {
     let mut environment = minijinja::Environment::new();
     environment.set_undefined_behavior(minijinja::UndefinedBehavior::Chainable);

@@ -8,5 +8,5 @@ pub mod report;
 pub mod schema;
 pub mod validate;
 
-pub use hydrate::{HydrationError, hydrate};
+pub use hydrate::{HydrationError, hydrate, problem};
 pub use validate::{Invalid, Options, check_schema, validate};

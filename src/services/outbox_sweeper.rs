@@ -26,11 +26,11 @@ impl Tick for OutboxSweeper {
 
     async fn tick(&self, lead: &Lead) -> Result<Done, ServiceError> {
         let before = lead.app.now() - limits::OUTBOX_GRACE;
-        let events = outbox::list(&mut lead.app.read("outbox_sweeper").await?, before, limits::OUTBOX_SWEEP).await?;
-        if !events.is_empty() {
-            lead.app.publish_from_outbox(&events).await?;
-            tracing::info!(events = events.len(), "events that were left in the outbox are published");
+        let left = outbox::list(&mut lead.app.read("outbox_sweeper").await?, before, limits::OUTBOX_SWEEP).await?;
+        if !left.is_empty() {
+            lead.app.publish_from_outbox(&left).await?;
+            tracing::info!(messages = left.len(), "messages that were left in the outbox are published");
         }
-        Ok(Done { items: events.len() as u64, more: events.len() as u64 == limits::OUTBOX_SWEEP })
+        Ok(Done { items: left.len() as u64, more: left.len() as u64 == limits::OUTBOX_SWEEP })
     }
 }

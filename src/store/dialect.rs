@@ -14,6 +14,7 @@ use sqlx::{Arguments as _, Postgres};
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
+use crate::model::automation::BucketKey;
 use crate::model::json::python_dumps;
 
 /// Which database is behind the store.
@@ -221,6 +222,32 @@ impl Dialect {
                 Expr::cust_with_exprs(
                     concat!(
                         "(flow_run_id, task_key, dynamic_key) IN (SELECT json_extract(value, '$[0]'), ",
+                        "json_extract(value, '$[1]'), json_extract(value, '$[2]') FROM json_each(?))"
+                    ),
+                    [Expr::val(serde_json::json!(rows).to_string())],
+                )
+            }
+        }
+    }
+
+    /// True for rows of `automation_bucket` with one of these keys (automation, trigger, values).
+    pub fn is_bucket_key(self, keys: &[&BucketKey]) -> Expr {
+        match self {
+            Self::Postgres => {
+                let automations: Vec<Uuid> = keys.iter().map(|key| key.automation_id.into()).collect();
+                let triggers: Vec<Uuid> = keys.iter().map(|key| key.trigger_id).collect();
+                let values: Vec<serde_json::Value> = keys.iter().map(|key| serde_json::json!(key.values)).collect();
+                Expr::cust_with_exprs(
+                    "(automation_id, trigger_id, bucketing_key) IN (SELECT * FROM UNNEST($1, $2, $3))",
+                    [Expr::val(automations), Expr::val(triggers), Expr::val(values)],
+                )
+            }
+            Self::Sqlite => {
+                let rows: Vec<_> =
+                    keys.iter().map(|key| (key.automation_id, key.trigger_id, python_dumps(&serde_json::json!(key.values)))).collect();
+                Expr::cust_with_exprs(
+                    concat!(
+                        "(automation_id, trigger_id, bucketing_key) IN (SELECT json_extract(value, '$[0]'), ",
                         "json_extract(value, '$[1]'), json_extract(value, '$[2]') FROM json_each(?))"
                     ),
                     [Expr::val(serde_json::json!(rows).to_string())],

@@ -11,6 +11,7 @@ pub mod artifacts;
 pub mod block_documents;
 pub mod block_schemas;
 pub mod block_types;
+pub mod automation_state;
 pub mod automations;
 pub mod bulk;
 pub mod configuration;
@@ -65,9 +66,11 @@ use sqlx::{AssertSqlSafe, ConnectOptions, PgPool, Postgres, Sqlite, SqlitePool, 
 
 pub use dialect::Dialect;
 pub use error::StoreError;
+pub use outbox::Outgoing;
 pub use row::{Column, Row, Seconds};
 
 use crate::limits;
+use crate::model::automation::TriggeredAction;
 use crate::model::event::Event;
 use crate::telemetry::metrics;
 
@@ -190,10 +193,10 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// Told of the events of a transaction once it is committed; they are in the outbox already.
+/// Told of the events and actions of a transaction once it is committed; they are in the outbox already.
 pub trait AfterCommit: Send + Sync {
     /// Publishes them soon; must not block.
-    fn committed(&self, events: Vec<Event>);
+    fn committed(&self, outgoing: Vec<Outgoing>);
 }
 
 /// A connection of [`Store::read`] or a transaction of [`Store::begin`]; dropped uncommitted, it is rolled back.
@@ -202,7 +205,7 @@ pub struct Tx {
     dialect: Dialect,
     name: &'static str,
     started: Instant,
-    emitted: Vec<Event>,
+    emitted: Vec<Outgoing>,
     after_commit: Option<Arc<dyn AfterCommit>>,
 }
 
@@ -226,7 +229,12 @@ impl Tx {
 
     /// Collects an event; it is written to the outbox with this transaction and published after its commit.
     pub fn emit(&mut self, event: Event) {
-        self.emitted.push(event);
+        self.emitted.push(Outgoing::Event(event));
+    }
+
+    /// Collects an action to be done, which goes the same way to the stream `actions`.
+    pub fn act(&mut self, action: TriggeredAction) {
+        self.emitted.push(Outgoing::Action(Box::new(action)));
     }
 
     /// Has `listener` told of this transaction's events after the commit.
@@ -239,9 +247,9 @@ impl Tx {
     /// # Errors
     /// After an error of the commit itself the outcome may be unknown; otherwise nothing was written.
     pub async fn commit(mut self) -> Result<(), StoreError> {
-        let events = std::mem::take(&mut self.emitted);
-        if !events.is_empty() {
-            outbox::insert(&mut self, &events).await?;
+        let emitted = std::mem::take(&mut self.emitted);
+        if !emitted.is_empty() {
+            outbox::insert(&mut self, &emitted).await?;
         }
         let dialect = self.dialect;
         match self.connection {
@@ -251,8 +259,8 @@ impl Tx {
         }
         .map_err(|error| StoreError::of(error, dialect))?;
         metrics::store_transaction(self.name, self.started.elapsed());
-        if let Some(listener) = self.after_commit.filter(|_| !events.is_empty()) {
-            listener.committed(events);
+        if let Some(listener) = self.after_commit.filter(|_| !emitted.is_empty()) {
+            listener.committed(emitted);
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod automations;
 mod bad_input;
 mod dead_letters;
 mod events;

@@ -4,6 +4,7 @@
 //! hold by it. Unknown keys are refused, as the reference does.
 
 pub mod artifact;
+pub mod automation;
 pub mod block;
 pub mod deployment;
 pub mod flow;

@@ -18,7 +18,7 @@ use crate::orchestration::rule::{Done, States};
 use crate::store::leases::{self, Occupancy};
 use crate::store::migrate;
 use crate::store::url::DatabaseUrl;
-use crate::store::{Store, StoreOptions, concurrency_limits, flow_runs, flows, outbox, task_runs};
+use crate::store::{Outgoing, Store, StoreOptions, concurrency_limits, flow_runs, flows, outbox, task_runs};
 
 struct Fixture {
     store: Store,
@@ -237,7 +237,14 @@ async fn a_state_is_an_event_with_its_id_that_follows_the_one_before() {
     tx.commit().await.expect("a commit");
     assert_eq!(running.timestamp, pending.timestamp + TimeDelta::microseconds(1));
     assert_eq!(refused.state.expect("the state that stays").id, running.id);
-    let mut events = outbox::list(&mut fixture.begin().await, at(60), 10).await.expect("events");
+    let outgoing = outbox::list(&mut fixture.begin().await, at(60), 10).await.expect("events");
+    let mut events: Vec<_> = outgoing
+        .into_iter()
+        .map(|one| match one {
+            Outgoing::Event(event) => event,
+            Outgoing::Action(action) => panic!("nothing acts here: {action:?}"),
+        })
+        .collect();
     events.sort_by_key(|event| event.occurred);
     let told: Vec<_> = events.iter().map(|event| (event.event.as_str(), event.id, event.follows)).collect();
     assert_eq!(told, [("prefect.flow-run.Pending", pending.id.0, None), ("prefect.flow-run.Running", running.id.0, Some(pending.id.0))]);

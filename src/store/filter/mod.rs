@@ -2,6 +2,7 @@
 //! delete. A filter on a related entity is `EXISTS` or `IN` over its own condition.
 
 pub mod artifact;
+pub mod automation;
 pub mod block;
 pub mod deployment;
 pub mod flow;

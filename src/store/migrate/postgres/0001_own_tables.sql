@@ -1,9 +1,10 @@
 -- Step 1: what Praetor keeps beside Prefect's tables. Python never looks here.
 
--- Events made by a transaction and not yet known to be published. A row is deleted after its publication.
+-- Events and actions made by a transaction and not yet known to be published. A row is deleted after its publication.
 CREATE TABLE praetor.outbox (
-    id uuid NOT NULL,                       -- id of the event; the bus drops a second one with it
-    event jsonb NOT NULL,                   -- the event, as clients see it
+    id uuid NOT NULL,                       -- id of the message; the bus drops a second one with it
+    stream text DEFAULT 'events' NOT NULL,  -- 'events' or 'actions'
+    event jsonb NOT NULL,                   -- the event, as clients see it, or the action
     created timestamptz NOT NULL,           -- when the transaction made it; the sweeper leaves young rows to their node
     attempts bigint DEFAULT 0 NOT NULL,     -- publications tried by the sweeper
     CONSTRAINT pk_outbox PRIMARY KEY (id)

@@ -1,10 +1,11 @@
 -- Step 1: what Praetor keeps beside Prefect's tables. Python never looks here. Times are texts of Prefect's form, ids lower-case
 -- with hyphens, JSON is text; see the Postgres step for the promises.
 
--- Events made by a transaction and not yet known to be published. A row is deleted after its publication.
+-- Events and actions made by a transaction and not yet known to be published. A row is deleted after its publication.
 CREATE TABLE praetor_outbox (
-    id CHAR(36) NOT NULL,                   -- id of the event; the bus drops a second one with it
-    event JSON NOT NULL,                    -- the event, as clients see it
+    id CHAR(36) NOT NULL,                   -- id of the message; the bus drops a second one with it
+    stream VARCHAR DEFAULT 'events' NOT NULL, -- 'events' or 'actions'
+    event JSON NOT NULL,                    -- the event, as clients see it, or the action
     created DATETIME NOT NULL,              -- when the transaction made it; the sweeper leaves young rows to their node
     attempts INTEGER DEFAULT 0 NOT NULL,    -- publications tried by the sweeper
     CONSTRAINT pk_praetor_outbox PRIMARY KEY (id)
