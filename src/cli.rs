@@ -95,6 +95,9 @@ pub struct StartArgs {
     /// Do not serve the UI
     #[arg(long)]
     pub no_ui: bool,
+    /// The UI's files [PRAETOR_UI_DIR, default those of an installed prefect package]
+    #[arg(long, value_name = "DIR")]
+    pub ui_dir: Option<String>,
     /// Accepted; nothing is sent anywhere
     #[arg(long, overrides_with = "analytics_off")]
     pub analytics_on: bool,
@@ -252,6 +255,7 @@ impl StartArgs {
         set("PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED", pair(self.scheduler, self.no_scheduler));
         set("PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED", pair(self.late_runs, self.no_late_runs));
         set("PREFECT_SERVER_UI_ENABLED", pair(self.ui, self.no_ui));
+        set("PRAETOR_UI_DIR", self.ui_dir.as_deref());
         self.node.apply(variables);
     }
 }

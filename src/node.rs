@@ -194,7 +194,10 @@ impl Parts {
         }
         let status = status::router(status::Sources { cluster: Arc::downgrade(cluster), board, app: app.clone() });
         let api = match self.role {
-            Role::Server => crate::api::router(app, status),
+            Role::Server => {
+                let ui = crate::api::UiFiles::find(&self.settings.server).await?;
+                crate::api::router(app, status, ui)
+            }
             Role::Services => Router::new().fallback(async || (StatusCode::NOT_FOUND, "this member runs services and serves no API\n")),
         };
         self.api.set(api).expect("the API is set once, here");

@@ -29,8 +29,33 @@ pub struct ListBody<S: Default> {
     pub work_pool_queues: Option<WorkQueueFilter>,
 }
 
-/// The body of a count: no order.
-pub type CountBody = ListBody<()>;
+/// The body of a count: filters only. The UI sends order and page too, which are passed over unseen, as the reference
+/// does.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct CountBody {
+    pub flows: Option<FlowFilter>,
+    pub flow_runs: Option<FlowRunFilter>,
+    pub task_runs: Option<TaskRunFilter>,
+    pub deployments: Option<DeploymentFilter>,
+    pub work_pools: Option<WorkPoolFilter>,
+    /// On work queues.
+    pub work_pool_queues: Option<WorkQueueFilter>,
+}
+
+impl CountBody {
+    /// The filters.
+    pub fn into_filters(self) -> Filters {
+        Filters {
+            flows: self.flows,
+            flow_runs: self.flow_runs,
+            task_runs: self.task_runs,
+            deployments: self.deployments,
+            work_pools: self.work_pools,
+            work_queues: self.work_pool_queues,
+        }
+    }
+}
 
 impl<S: Default> ListBody<S> {
     /// The checked limit and offset.

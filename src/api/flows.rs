@@ -62,7 +62,7 @@ async fn update(State(app): State<App>, Path(id): Path<FlowId>, Json(body): Json
 
 /// Count flows.
 async fn count(State(app): State<App>, Embedded(body): Embedded<CountBody>) -> Result<Json<u64>, ApiError> {
-    let (filters, ()) = body.into_filters();
+    let filters = body.into_filters();
     Ok(Json(store::count(&mut app.read("flows.count").await?, &filters).await?))
 }
 

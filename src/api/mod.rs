@@ -38,6 +38,7 @@ pub mod socket;
 pub mod task_runs;
 pub mod templates;
 pub mod ui;
+pub mod ui_files;
 pub mod ui_schemas;
 pub mod ui_settings;
 pub mod variables;
@@ -45,18 +46,21 @@ pub mod work_pools;
 pub mod work_queues;
 
 use std::str::FromStr;
+use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, OriginalUri};
+use axum::extract::{DefaultBodyLimit, OriginalUri, Request};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::SizeAbove;
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 
 pub use error::ApiError;
+pub use ui_files::UiFiles;
 
 use crate::app::App;
 use crate::config::Settings;
@@ -98,8 +102,9 @@ pub fn routes() -> Router<App> {
 
 /// The API, ready to be served, below the base path of the settings.
 ///
-/// `more` are routes of parts that the API does not know, below the same base path and behind the same layers.
-pub fn router(app: App, more: Router<App>) -> Router {
+/// `more` are routes of parts that the API does not know, below the same base path and behind the same layers. What lies
+/// outside of the base path is answered by `ui`.
+pub fn router(app: App, more: Router<App>, ui: Arc<UiFiles>) -> Router {
     let settings = app.settings();
     let base_path = settings.server.base_path.trim_end_matches('/').to_owned();
     let cors = cors(settings);
@@ -115,9 +120,18 @@ pub fn router(app: App, more: Router<App>) -> Router {
         .layer(from_fn_with_state(app.clone(), csrf::check))
         .layer(CompressionLayer::new().gzip(true).compress_when(SizeAbove::new(GZIP_BYTES)))
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| ApiError::Internal("a handler panicked".into()).into_response()));
-    let api = if base_path.is_empty() { api } else { Router::new().nest(&base_path, api) };
-    let api = if settings.server.ui_enabled { api.merge(ui_settings::router()) } else { api };
-    api.layer(cors).with_state(app)
+    let files = Arc::clone(&ui);
+    let files = Router::new()
+        .fallback(move |request: Request| Arc::clone(&files).answer(request))
+        .layer(CompressionLayer::new().gzip(true).quality(CompressionLevel::Fastest).compress_when(SizeAbove::new(GZIP_BYTES)));
+    // The base path itself, without a slash, is not below it.
+    Router::new()
+        .nest(&base_path, api)
+        .route_service(&base_path, files.clone())
+        .merge(ui_settings::router(ui))
+        .fallback_service(files)
+        .layer(cors)
+        .with_state(app)
 }
 
 /// Smallest answer that is compressed, in bytes, as the reference.

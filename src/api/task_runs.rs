@@ -84,7 +84,7 @@ async fn update(State(app): State<App>, Path(id): Path<TaskRunId>, Json(body): J
 
 /// Count task runs.
 async fn count(State(app): State<App>, Embedded(body): Embedded<CountBody>) -> Result<Json<u64>, ApiError> {
-    let (filters, ()) = body.into_filters();
+    let filters = body.into_filters();
     Ok(Json(store::count(&mut app.read("task_runs.count").await?, &filters).await?))
 }
 

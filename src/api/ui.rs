@@ -123,7 +123,7 @@ fn minute(at: Timestamp) -> Timestamp {
 
 /// Ended task runs in pieces of the time asked for.
 async fn dashboard_counts(State(app): State<App>, Embedded(body): Embedded<CountBody>) -> Result<Json<Vec<TaskRunCount>>, ApiError> {
-    let (mut filters, ()) = body.into_filters();
+    let mut filters = body.into_filters();
     let Some(task_runs) = filters.task_runs.as_mut() else {
         return Err(ApiError::invalid("missing", &["body", "task_runs"], "Field required", json!(null)));
     };
@@ -146,7 +146,7 @@ async fn dashboard_counts(State(app): State<App>, Embedded(body): Embedded<Count
 
 /// Count task runs by the type of their state.
 async fn count_by_state(State(app): State<App>, Embedded(body): Embedded<CountBody>) -> Result<Json<CountByState>, ApiError> {
-    let (filters, ()) = body.into_filters();
+    let filters = body.into_filters();
     Ok(Json(task_runs::count_by_state(&mut app.read("ui.task_runs.count").await?, &filters).await?))
 }
 

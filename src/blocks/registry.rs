@@ -218,22 +218,36 @@ pub async fn of_installed_package(setting: Option<&Path>) -> Vec<Definition> {
     })
 }
 
-/// The directory of an installed `prefect` package: the setting's, else that of the `prefect` command on `PATH`.
+/// The directory of an installed `prefect` package: the setting's, else that of the active virtual environment, else
+/// that of the `prefect` command on `PATH`.
 pub async fn installed_package(setting: Option<&Path>) -> Option<PathBuf> {
     if let Some(setting) = setting {
         return Some(setting.to_owned());
+    }
+    if let Some(active) = std::env::var_os("VIRTUAL_ENV")
+        && let Some(package) = package_in(Path::new(&active)).await
+    {
+        return Some(package);
     }
     let path = std::env::var_os("PATH")?;
     for directory in std::env::split_paths(&path) {
         let Ok(command) = tokio::fs::canonicalize(directory.join("prefect")).await else { continue };
         let Some(environment) = command.parent().and_then(Path::parent) else { continue };
-        let Ok(mut entries) = tokio::fs::read_dir(environment.join("lib")).await else { continue };
-        while let Ok(Some(entry)) = entries.next_entry().await {
-            for packages in ["site-packages", "dist-packages"] {
-                let package = entry.path().join(packages).join("prefect");
-                if tokio::fs::try_exists(package.join("server/collection_blocks_data.json")).await.unwrap_or(false) {
-                    return Some(package);
-                }
+        if let Some(package) = package_in(environment).await {
+            return Some(package);
+        }
+    }
+    None
+}
+
+/// The package that is installed in a Python environment.
+async fn package_in(environment: &Path) -> Option<PathBuf> {
+    let mut entries = tokio::fs::read_dir(environment.join("lib")).await.ok()?;
+    while let Ok(Some(entry)) = entries.next_entry().await {
+        for packages in ["site-packages", "dist-packages"] {
+            let package = entry.path().join(packages).join("prefect");
+            if tokio::fs::try_exists(package.join("server/collection_blocks_data.json")).await.unwrap_or(false) {
+                return Some(package);
             }
         }
     }

@@ -42,17 +42,24 @@ pub struct ServerSettings {
     /// `PREFECT_SERVER_REGISTER_BLOCKS_ON_START`: whether built-in block types are registered; default yes.
     pub register_blocks_on_start: bool,
     /// `PRAETOR_PREFECT_PACKAGE`: directory of an installed `prefect` package, whose lists of block types and workers are
-    /// read; default: that of the `prefect` command on `PATH`, none where there is no such command.
+    /// read, and the UI; default: that of the active virtual environment or of the `prefect` command on `PATH`, if any.
     pub prefect_package: Option<std::path::PathBuf>,
     /// `PREFECT_SERVER_ENCRYPTION_KEY`: Fernet key for block documents; default: kept in the database.
     pub encryption_key: Option<Secret>,
     /// `PREFECT_SERVER_UI_ENABLED`: whether the Prefect UI is served when its files are there; default yes.
     pub ui_enabled: bool,
-    /// `PREFECT_SERVER_UI_API_URL`: the API's address as a browser sees it; default: host and port above.
+    /// `PREFECT_SERVER_UI_V2_ENABLED`: whether a browser without a choice of its own gets the second generation of the UI;
+    /// default yes. Both are served.
+    pub ui_v2_enabled: bool,
+    /// `PREFECT_SERVER_UI_API_URL`, else `PREFECT_API_URL`: the API's address as a browser sees it; default: host and port
+    /// above.
     pub ui_api_url: Option<String>,
     /// `PREFECT_SERVER_UI_SERVE_BASE`: path of the UI; default `/`.
     pub ui_serve_base: String,
-    /// `PREFECT_SERVER_UI_STATIC_DIRECTORY`: directory with the UI's files; default none.
+    /// `PRAETOR_UI_DIR`: directory with the UI's files, `ui/` and `ui-v2/` as in the package's `server/`, or `v1/` and
+    /// `v2/`; default: those of an installed `prefect` package.
+    pub ui_directory: Option<std::path::PathBuf>,
+    /// `PREFECT_SERVER_UI_STATIC_DIRECTORY`: where the reference copies the UI's files to; read here if they are there.
     pub ui_static_directory: Option<std::path::PathBuf>,
     /// `PRAETOR_HTTP_CONNECTIONS_MAX`: open connections, above which new ones wait; default 10,000.
     pub connections_max: usize,
@@ -85,8 +92,10 @@ impl ServerSettings {
             prefect_package: reader.optional(&["PRAETOR_PREFECT_PACKAGE"]),
             encryption_key: reader.optional(&["PREFECT_SERVER_ENCRYPTION_KEY", "ORION_ENCRYPTION_KEY"]),
             ui_enabled: reader.value(&["PREFECT_SERVER_UI_ENABLED", "PREFECT_UI_ENABLED"], true),
-            ui_api_url: reader.optional(&["PREFECT_SERVER_UI_API_URL", "PREFECT_UI_API_URL"]),
-            ui_serve_base: reader.value(&["PREFECT_SERVER_UI_SERVE_BASE", "PREFECT_UI_SERVE_BASE"], "/".to_owned()),
+            ui_v2_enabled: reader.value(&["PREFECT_SERVER_UI_V2_ENABLED"], true),
+            ui_api_url: reader.optional(&["PREFECT_SERVER_UI_API_URL", "PREFECT_UI_API_URL", "PREFECT_API_URL"]),
+            ui_serve_base: ui_serve_base(reader),
+            ui_directory: reader.optional(&["PRAETOR_UI_DIR"]),
             ui_static_directory: reader.optional(&["PREFECT_SERVER_UI_STATIC_DIRECTORY", "PREFECT_UI_STATIC_DIRECTORY"]),
             connections_max: reader.within(&["PRAETOR_HTTP_CONNECTIONS_MAX"], 10_000, 1, 1_000_000),
             shutdown_grace: reader.positive(&["PRAETOR_SHUTDOWN_GRACE_SECONDS"], 10.0),
@@ -104,6 +113,15 @@ fn base_path(reader: &mut Reader<'_>) -> String {
         return "/api".to_owned();
     }
     path.to_owned()
+}
+
+fn ui_serve_base(reader: &mut Reader<'_>) -> String {
+    let path = reader.value(&["PREFECT_SERVER_UI_SERVE_BASE", "PREFECT_UI_SERVE_BASE"], "/".to_owned());
+    if path.contains(['{', '}', '*', '?', '#', ' ', '"', '\'', '<', '>', '\\']) || path.contains("//") {
+        reader.problem(format!("PREFECT_SERVER_UI_SERVE_BASE must be a plain path, such as / or /prefect; change {path:?}"));
+        return "/".to_owned();
+    }
+    path
 }
 
 fn auth_string(reader: &mut Reader<'_>) -> Option<Secret> {

@@ -6,6 +6,7 @@ mod front_door;
 mod plan;
 mod supervisor;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -23,6 +24,16 @@ const CONNECTIONS_MAX: usize = 4096;
 /// Longer than the nodes' own, so that a connection is not closed under a client for no reason.
 const IDLE: Duration = Duration::from_secs(75);
 
+/// What the nodes tell a browser that wants the API: this door, unless the environment names another.
+fn ui_api_url(door: SocketAddr) -> Option<String> {
+    let set = |name: &str| std::env::var_os(name).is_some();
+    if set("PREFECT_SERVER_UI_API_URL") || set("PREFECT_UI_API_URL") {
+        return None;
+    }
+    let base_path = std::env::var("PREFECT_SERVER_API_BASE_PATH").unwrap_or_else(|_| "/api".to_owned());
+    Some(format!("http://{door}{base_path}"))
+}
+
 /// Runs the local group until interrupted.
 ///
 /// # Errors
@@ -37,7 +48,7 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
 
     let tasks = Tasks::new();
-    let supervisor = Supervisor::start(&plan, !args.no_restart, &tasks)?;
+    let supervisor = Supervisor::start(&plan, ui_api_url(door_address).as_deref(), !args.no_restart, &tasks)?;
     let addresses: Vec<_> = plan.nodes.iter().map(|node| node.http).collect();
     let door = FrontDoor::new(&addresses, tasks.clone());
     let limits = Limits { connections_max: CONNECTIONS_MAX, idle: IDLE };

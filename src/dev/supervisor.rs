@@ -34,13 +34,14 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    pub(super) fn start(plan: &Plan, restart: bool, tasks: &Tasks) -> anyhow::Result<Self> {
+    /// Starts all nodes of the plan, which send browsers to `ui_api_url`.
+    pub(super) fn start(plan: &Plan, ui_api_url: Option<&str>, restart: bool, tasks: &Tasks) -> anyhow::Result<Self> {
         let running = Arc::new(Mutex::new(BTreeMap::new()));
         let stopping = CancellationToken::new();
         let (alive, seen) = watch::channel(plan.nodes.len());
         let alive = Arc::new(alive);
         for node in &plan.nodes {
-            let launch = Launch::new(plan, node)?;
+            let launch = Launch::new(plan, node, ui_api_url)?;
             let child = launch.spawn(tasks)?;
             running.lock().insert(node.id, child.child.id().unwrap_or_default());
             let keeper = Keeper { launch, restart, running: Arc::clone(&running), stopping: stopping.clone(), tasks: tasks.clone() };
@@ -77,11 +78,12 @@ struct Launch {
     program: std::path::PathBuf,
     arguments: Vec<String>,
     home: std::path::PathBuf,
+    ui_api_url: Option<String>,
     node: PlannedNode,
 }
 
 impl Launch {
-    fn new(plan: &Plan, node: &PlannedNode) -> anyhow::Result<Self> {
+    fn new(plan: &Plan, node: &PlannedNode, ui_api_url: Option<&str>) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("cannot find this program's own file")?;
         let arguments = [
             "server".to_owned(),
@@ -96,13 +98,15 @@ impl Launch {
             "--exit-with-parent".to_owned(),
         ]
         .to_vec();
-        Ok(Self { program, arguments, home: plan.directory.clone(), node: node.clone() })
+        let ui_api_url = ui_api_url.map(str::to_owned);
+        Ok(Self { program, arguments, home: plan.directory.clone(), ui_api_url, node: node.clone() })
     }
 
     fn spawn(&self, tasks: &Tasks) -> anyhow::Result<Running> {
         let mut child = Command::new(&self.program)
             .args(&self.arguments)
             .env("PREFECT_HOME", &self.home)
+            .envs(self.ui_api_url.as_ref().map(|url| ("PREFECT_SERVER_UI_API_URL", url)))
             .stdin(Stdio::piped())
             .stdout(Stdio::inherit())
             .stderr(Stdio::piped())

@@ -12,3 +12,4 @@ mod introspect;
 mod reference;
 mod schema;
 mod turns;
+mod ui_walk;

@@ -50,3 +50,10 @@ fn an_address_of_another_kind_of_database_is_named_without_its_password() {
     let output = start(&[], &["--database-url=mysql://me:hunter2@db/prefect"]);
     assert!(!String::from_utf8_lossy(&output.stderr).contains("hunter2"));
 }
+
+#[test]
+fn a_directory_without_a_ui_is_named() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let flag = format!("--ui-dir={}", directory.path().display());
+    refused(&[], &[&flag], &format!("there is no UI in {}", directory.path().display()));
+}

@@ -205,7 +205,7 @@ async fn paginate(State(app): State<App>, Embedded(body): Embedded<ListBody<Depl
 
 /// Count deployments.
 async fn count(State(app): State<App>, Embedded(body): Embedded<CountBody>) -> Result<Json<u64>, ApiError> {
-    let (filters, ()) = body.into_filters();
+    let filters = body.into_filters();
     Ok(Json(store::count(&mut app.read("deployments.count").await?, &filters).await?))
 }
 

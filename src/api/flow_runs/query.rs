@@ -27,13 +27,13 @@ pub fn router() -> Router<App> {
 
 /// Count flow runs.
 async fn count(State(app): State<App>, Embedded(body): Embedded<CountBody>) -> Result<Json<u64>, ApiError> {
-    let (filters, ()) = body.into_filters();
+    let filters = body.into_filters();
     Ok(Json(store::count(&mut app.read("flow_runs.count").await?, &filters).await?))
 }
 
 /// Average lateness of flow runs in seconds.
 async fn lateness(State(app): State<App>, Embedded(body): Embedded<CountBody>) -> Result<Json<Option<f64>>, ApiError> {
-    let (filters, ()) = body.into_filters();
+    let filters = body.into_filters();
     Ok(Json(run_history::average_lateness(&mut app.read("flow_runs.lateness").await?, &filters, app.now()).await?))
 }
 
