@@ -196,7 +196,7 @@ fn is_tests_of_src(name: &str, allowed: &str) -> bool {
 #[test]
 fn banned_text_does_not_appear() {
     let mut wrong = Vec::new();
-    let endings = [".rs", ".proto", ".toml", ".md", ".sql", ".yaml", ".sh", "/run", "/Dockerfile", "/base-image"];
+    let endings = [".rs", ".proto", ".toml", ".md", ".sql", ".yaml", ".sh", "/run", "/Dockerfile", "/base-image", "/prefect-package"];
     let mut paths: Vec<PathBuf> = ["src", "tests", "jepsen", "proto", "docker", "docs", ".ci", ".config"]
         .iter()
         .flat_map(|directory| files(directory, &endings))

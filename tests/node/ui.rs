@@ -135,7 +135,10 @@ async fn a_browser_keeps_a_file_and_may_ask_for_a_part() {
     assert_eq!(again.send().await.expect("it answers").status().as_u16(), 304);
     assert_ne!(header(&ui.get("/v2/assets/main.js").await, ETAG), etag, "another base path is another file");
     let part = ui.client.get(ui.url("/assets/main.js")).header(RANGE, "bytes=6-9").send().await.expect("it answers");
-    assert_eq!((part.status().as_u16(), header(&part, "content-range".parse().expect("a name"))), (206, format!("bytes 6-9/{}", text.len())));
+    assert_eq!(
+        (part.status().as_u16(), header(&part, "content-range".parse().expect("a name"))),
+        (206, format!("bytes 6-9/{}", text.len()))
+    );
     assert_eq!(part.text().await.expect("text"), "base");
     let packed = ui.client.get(ui.url("/assets/main.js")).header("accept-encoding", "gzip").send().await.expect("it answers");
     assert_eq!(header(&packed, "content-encoding".parse().expect("a name")), "gzip");

@@ -76,9 +76,7 @@ async fn answer(path: &Path, base: &str, headers: &HeaderMap) -> io::Result<Resp
     let content = read(path, base).await?;
     let length = content.len();
     let wanted = match header_text(headers, header::RANGE) {
-        Some(text) if header_text(headers, header::IF_RANGE).is_none_or(|known| known == etag || known == modified) => {
-            part(text, length)
-        }
+        Some(text) if header_text(headers, header::IF_RANGE).is_none_or(|known| known == etag || known == modified) => part(text, length),
         _ => Wanted::Whole,
     };
     let mut response = match wanted {

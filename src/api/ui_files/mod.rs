@@ -70,11 +70,7 @@ impl UiFiles {
     pub async fn find(settings: &ServerSettings) -> Result<Arc<Self>, NoUi> {
         let (v1_base, v2_base) = bases(&settings.ui_serve_base);
         let preferred = if settings.ui_v2_enabled { Generation::V2 } else { Generation::V1 };
-        let mut found = Self {
-            v1: Bundle { base: v1_base, directory: None },
-            v2: Bundle { base: v2_base, directory: None },
-            preferred,
-        };
+        let mut found = Self { v1: Bundle { base: v1_base, directory: None }, v2: Bundle { base: v2_base, directory: None }, preferred };
         if !settings.ui_enabled {
             return Ok(Arc::new(found));
         }
