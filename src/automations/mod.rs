@@ -1,6 +1,10 @@
-//! Automations at work: templates, and what the checks of a body ask of this layer.
+//! Automations at work: templates, and the evaluation of triggers. What fires is handed to the stream `actions`.
 
+pub mod engine;
+pub mod index;
+pub mod ordering;
 pub mod template;
+pub mod trigger;
 
 use serde_json::{Map, Value};
 

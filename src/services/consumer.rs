@@ -48,10 +48,17 @@ async fn consume(
     let mut told = app.bus().ensure_group(topic.clone(), group, Start::First).await?;
     let mut position = cursors::read(&mut app.read("consumer.cursor").await?, group, &stream).await?;
     let limit = ReadLimit { entries: service.batch_entries(), bytes: limits::CONSUMER_BATCH_BYTES };
-    let mut looked: Option<Instant> = None;
+    let (mut replayed, mut looked): (Option<Instant>, Option<Instant>) = (None, None);
+    let pace = service.pace();
     loop {
-        if looked.is_none_or(|at| at.elapsed() >= limits::REPLAY_LOOK) {
+        if replayed.is_none_or(|at| at.elapsed() >= limits::REPLAY_LOOK) {
             replay(lead, service).await?;
+            replayed = Some(now());
+        }
+        if let Some(pace) = pace
+            && looked.is_none_or(|at| at.elapsed() >= pace)
+        {
+            service.look(lead).await?;
             looked = Some(now());
         }
         let entries = match app.bus().read(&topic, position, limit).await {
@@ -73,7 +80,7 @@ async fn consume(
             // Idle is well: say so now and then.
             board.succeeded(group, Duration::ZERO, app.now());
             // Elapsing is no error: look again, so that an idle consumer keeps telling that it is alive.
-            let _woken = tokio::time::timeout(limits::CONSUMER_IDLE, app.bus().wait_past(&topic, position)).await;
+            let _woken = tokio::time::timeout(pace.unwrap_or(limits::CONSUMER_IDLE), app.bus().wait_past(&topic, position)).await;
             continue;
         }
         let started = now();

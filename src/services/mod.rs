@@ -13,6 +13,7 @@ pub mod outbox_sweeper;
 pub mod scheduler;
 pub mod status;
 pub mod task_run_recorder;
+pub mod triggers;
 
 use std::time::Duration;
 
@@ -117,6 +118,16 @@ pub trait Consume: Send + Sync + 'static {
 
     /// Has the effect of the entries, in the transaction that also moves the cursor. Must bear a repetition.
     async fn consume(&self, lead: &Lead, tx: &mut Tx, entries: &[Entry]) -> Result<(), ServiceError>;
+
+    /// From one [`Self::look`] to the next; `None` where there is nothing to look for.
+    fn pace(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Does what is due by the clock, between two batches and in transactions of its own.
+    async fn look(&self, _: &Lead) -> Result<(), ServiceError> {
+        Ok(())
+    }
 }
 
 /// A row of the table of services.
@@ -146,6 +157,9 @@ pub fn table(app: &App) -> Vec<Service> {
     }
     if settings.task_run_recorder.enabled {
         all.push(Service::Consume(Box::new(task_run_recorder::TaskRunRecorder)));
+    }
+    if settings.triggers_enabled {
+        all.push(Service::Consume(Box::new(triggers::Triggers::default())));
     }
     if settings.scheduler.all.enabled {
         all.push(Service::Tick(Box::new(scheduler::Scheduler::new(settings.scheduler.clone()))));

@@ -1,10 +1,11 @@
-//! `/automations` and `/templates/validate`.
+//! `/automations`, `/templates/validate`, and triggers at work: what fires, once and in order.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use uuid::Uuid;
 
-use crate::harness::{Cluster, Http, Kind, eventually, one_node};
+use crate::harness::{Cluster, EventsIn, Http, Kind, Options, eventually, one_node, start};
 
 const NOBODY: &str = "00000000-0000-4000-8000-000000000000";
 
@@ -98,9 +99,15 @@ async fn automations_are_made_read_changed_and_deleted(kind: Kind) {
     }});
     eventually(Duration::from_secs(20), "the automation's life is told", async || {
         let (_, page) = http.post("/events/filter", &filter).await.expect("it answers");
-        let mut told: Vec<&str> = page["events"].as_array().into_iter().flatten().filter_map(|event| event["event"].as_str()).collect();
+        let mut told: Vec<&str> =
+            page["events"].as_array().into_iter().flatten().filter_map(|event| event["event"].as_str()).collect();
         told.sort_unstable();
-        told == ["prefect.automation.created", "prefect.automation.created", "prefect.automation.updated", "prefect.automation.updated"]
+        told == [
+            "prefect.automation.created",
+            "prefect.automation.created",
+            "prefect.automation.updated",
+            "prefect.automation.updated",
+        ]
     })
     .await;
 }
@@ -140,7 +147,8 @@ async fn bad_automations_are_refused_with_every_finding() {
     parameters["actions"] = json!([{"type": "run-deployment", "source": "selected", "deployment_id": NOBODY, "parameters": given}]);
     assert!(refused(parameters).await.to_string().contains("a.b: Missing 'template' key in __prefect object"));
     let mut variables = automation("a", reactive(json!({})));
-    variables["actions"] = json!([{"type": "run-deployment", "source": "selected", "deployment_id": NOBODY, "job_variables": {"a": 1}}]);
+    variables["actions"] =
+        json!([{"type": "run-deployment", "source": "selected", "deployment_id": NOBODY, "job_variables": {"a": 1}}]);
     let unknown = http.post("/automations/", &variables).await.expect("it answers");
     assert_eq!(unknown, (404, json!({"detail": "Deployment not found."})));
 
@@ -168,10 +176,123 @@ async fn templates_are_checked() {
         assert_eq!(check("application/json", "\"{{ hello }}\"").await.0, 204);
         assert_eq!(check("application/json", "").await.0, 204);
         let (status, answer) = check("text/plain", "1\n{{ ain't }").await;
-        assert_eq!(
-            (status, answer),
-            (422, json!({"error": {"line": 2, "message": "unexpected char \"'\" at 8", "source": "1\n{{ ain't }"}}))
-        );
+        assert_eq!((status, answer), (422, json!({"error": {"line": 2, "message": "unexpected char \"'\" at 8", "source": "1\n{{ ain't }"}})));
         assert_eq!(check("application/json", "{\"a\": 1}").await.0, 422);
     }
+}
+
+fn event(name: &str, id: Uuid, occurred: chrono::DateTime<chrono::Utc>, follows: Option<Uuid>) -> Value {
+    json!({
+        "occurred": occurred.to_rfc3339(), "event": name, "id": id, "follows": follows,
+        "resource": {"prefect.resource.id": "test.1", "lamp": "red"}, "related": [], "payload": {},
+    })
+}
+
+/// The ids of the events that made automations of this name fire, in order.
+async fn firings(http: &Http, name: &str) -> Vec<String> {
+    let filter = json!({"limit": 200, "filter": {
+        "occurred": {"since": "2020-01-01T00:00:00Z", "until": "2100-01-01T00:00:00Z"},
+        "event": {"name": ["prefect.automation.triggered"]}, "order": "ASC",
+    }});
+    let (_, page) = http.post("/events/filter", &filter).await.expect("it answers");
+    let of_name = |event: &&Value| event["resource"]["prefect.resource.name"] == name;
+    let by = |event: &Value| event["payload"]["triggering_event"]["id"].as_str().unwrap_or("none").to_owned();
+    page["events"].as_array().into_iter().flatten().filter(of_name).map(by).collect()
+}
+
+async fn send(cluster: &Cluster, events: &[Value]) {
+    let mut socket = EventsIn::connect(&cluster.api(1)).await.expect("connects");
+    for event in events {
+        socket.send(event).await.expect("sent");
+    }
+    socket.confirm(Duration::from_secs(10)).await.expect("committed");
+}
+
+async fn events_make_automations_fire_once_and_in_order(kind: Kind) {
+    let cluster = one_node(kind).await;
+    let http = cluster.http(1);
+    let now = chrono::Utc::now();
+    let ids: Vec<Uuid> = (0..8).map(|_| Uuid::new_v4()).collect();
+    made(&http, automation("every", reactive(json!({"expect": ["lamp.*"], "match": {"lamp": ["green", "r*"]}})))).await;
+    made(&http, automation("none", reactive(json!({"expect": ["lamp.*"], "match": {"lamp": "!red"}})))).await;
+    made(&http, automation("third", reactive(json!({"expect": ["lamp.*"], "threshold": 3, "within": 60})))).await;
+    let sequence = json!({
+        "type": "sequence", "within": 60,
+        "triggers": [reactive(json!({"expect": ["lamp.on"]})), reactive(json!({"expect": ["lamp.off"]}))],
+    });
+    made(&http, automation("sequence", sequence)).await;
+
+    // The second event waits for the first, which comes later; both come twice.
+    let on = event("lamp.on", ids[0], now, None);
+    let off = event("lamp.off", ids[1], now, Some(ids[0]));
+    send(&cluster, &[off.clone(), event("other", ids[2], now, None)]).await;
+    send(&cluster, &[on.clone(), off, on, event("lamp.on", ids[3], now, None)]).await;
+    let expected: Vec<String> = [ids[0], ids[1], ids[3]].iter().map(Uuid::to_string).collect();
+    eventually(Duration::from_secs(20), "every event of the lamp fires", async || firings(&http, "every").await == expected).await;
+    eventually(Duration::from_secs(20), "the third fires", async || firings(&http, "third").await == expected[2..]).await;
+    eventually(Duration::from_secs(20), "the sequence fires", async || firings(&http, "sequence").await == expected[1..2]).await;
+
+    // A disabled automation does not fire, and one that is made counts from then on.
+    let (_, all) = http.post("/automations/filter", &json!({"automations": {"name": {"any_": ["every"]}}})).await.expect("it answers");
+    let path = format!("/automations/{}", all[0]["id"].as_str().expect("an id"));
+    assert_eq!(http.patch(&path, &json!({"enabled": false})).await.expect("it answers").0, 204);
+    made(&http, automation("new", reactive(json!({"expect": ["lamp.off"]})))).await;
+    send(&cluster, &[event("lamp.off", ids[4], now, None)]).await;
+    eventually(Duration::from_secs(20), "the new one fires", async || firings(&http, "new").await == [ids[4].to_string()]).await;
+    assert_eq!(firings(&http, "every").await, expected);
+    assert!(firings(&http, "none").await.is_empty());
+    let mut look = cluster.database().look().await.expect("a look");
+    assert_eq!(look.number("SELECT count(*) FROM automation_event_follower").await.expect("a number"), 0, "nobody waits any more");
+}
+
+#[tokio::test]
+async fn events_make_automations_fire_once_and_in_order_on_sqlite() {
+    events_make_automations_fire_once_and_in_order(Kind::Sqlite).await;
+}
+
+#[tokio::test]
+async fn events_make_automations_fire_once_and_in_order_on_postgres() {
+    events_make_automations_fire_once_and_in_order(Kind::Postgres).await;
+}
+
+async fn what_does_not_happen_makes_automations_fire(kind: Kind) {
+    let options = Options::new(1, kind).variable("PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY", "1");
+    let cluster = start(options).await;
+    let http = cluster.http(1);
+    let trigger = json!({
+        "type": "event", "posture": "Proactive", "after": ["begin"], "expect": ["end"], "within": 10,
+        "for_each": ["prefect.resource.id"],
+    });
+    made(&http, automation("late", trigger)).await;
+    let begun = chrono::Utc::now();
+    let (first, second, done) = (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());
+    let other = |mut event: Value| {
+        event["resource"]["prefect.resource.id"] = json!("test.2");
+        event
+    };
+    send(
+        &cluster,
+        &[event("begin", first, begun, None), other(event("begin", second, begun, None)), other(event("end", done, begun, None))],
+    )
+    .await;
+    eventually(Duration::from_secs(30), "it fires for the resource that did not end", async || {
+        firings(&http, "late").await == [first.to_string()]
+    })
+    .await;
+    assert!(chrono::Utc::now() - begun >= chrono::TimeDelta::seconds(10), "not before the span is over");
+    let mut look = cluster.database().look().await.expect("a look");
+    eventually(Duration::from_secs(20), "no bucket is left", async || {
+        look.number("SELECT count(*) FROM automation_bucket").await.expect("a number") == 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_does_not_happen_makes_automations_fire_on_sqlite() {
+    what_does_not_happen_makes_automations_fire(Kind::Sqlite).await;
+}
+
+#[tokio::test]
+async fn what_does_not_happen_makes_automations_fire_on_postgres() {
+    what_does_not_happen_makes_automations_fire(Kind::Postgres).await;
 }

@@ -15,6 +15,7 @@ mod logs;
 mod outbox;
 mod paused;
 mod schedule;
+mod triggers;
 
 /// Whether the long forms are asked for.
 fn long() -> bool {
