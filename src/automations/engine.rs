@@ -130,7 +130,7 @@ impl Engine {
         } else {
             let glances = entries.iter().map(|entry| serde_json::from_slice(&entry.payload)).collect::<Result<Vec<Glance<'_>>, _>>()?;
             let (meetings, left) = self.put_in_order(app, tx, entries, &glances, now).await?;
-            self.evaluate(tx, &meetings, now).await?;
+            self.evaluate(tx, &meetings, entries.len() > 1, now).await?;
             self.settle(tx, left, now).await?;
         }
         let end = entries.last().map_or(0, |entry| entry.position);
@@ -285,13 +285,13 @@ impl Engine {
         }
     }
 
-    /// Evaluates triggers, and writes what comes of it.
-    async fn evaluate(&mut self, tx: &mut Tx, meetings: &[Meeting], now: Timestamp) -> Result<(), EngineError> {
+    /// Evaluates triggers, and writes what comes of it. `may_split`: the caller can do with less at a time.
+    async fn evaluate(&mut self, tx: &mut Tx, meetings: &[Meeting], may_split: bool, now: Timestamp) -> Result<(), EngineError> {
         let evaluations: usize = meetings.iter().map(|meeting| meeting.places.len()).sum();
         if evaluations == 0 {
             return Ok(());
         }
-        if evaluations > limits::TRIGGERS_EVALUATIONS && meetings.len() > 1 {
+        if evaluations > limits::TRIGGERS_EVALUATIONS && may_split {
             return Err(EngineError::TooMany(evaluations));
         }
         let mut keys: HashSet<BucketKey> = HashSet::new();
@@ -441,7 +441,7 @@ impl Engine {
             sequencer.give_up_waiting(event, position, &mut evaluate);
         }
         let left = sequencer.finish();
-        self.evaluate(tx, &meetings, now).await?;
+        self.evaluate(tx, &meetings, false, now).await?;
         self.settle(tx, left, now).await
     }
 

@@ -13,6 +13,13 @@ use crate::model::json::parse_seconds;
 /// Findings of one body, at most; later ones are not told. Members of nested unions multiply.
 const FINDINGS_MAX: usize = 500;
 
+/// Bytes, more or less, of what the findings of one body show of it.
+const FINDINGS_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Readings of members of nested unions, at most: a member that does not fit is read again with all others, so that they
+/// double with each level. No legal body needs as many.
+const READINGS_MAX: usize = 3000;
+
 /// One finding of request validation, as pydantic words it.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Issue {
@@ -35,6 +42,8 @@ pub struct Checker {
     path: Vec<Value>,
     issues: Vec<Issue>,
     given: usize,
+    shown_bytes: usize,
+    readings: usize,
 }
 
 /// How far the reading had come; see [`Checker::mark`].
@@ -47,7 +56,7 @@ pub struct Mark {
 impl Checker {
     /// Begins below `root`, such as `["body"]`.
     pub fn below(root: Vec<Value>) -> Self {
-        Self { path: root, issues: Vec::new(), given: 0 }
+        Self { path: root, issues: Vec::new(), given: 0, shown_bytes: 0, readings: 0 }
     }
 
     /// What was read, or what was found.
@@ -60,7 +69,9 @@ impl Checker {
 
     /// Tells a finding about `input` here.
     pub fn find<T>(&mut self, kind: &str, msg: impl Into<String>, input: &Value, ctx: Option<Value>) -> Option<T> {
-        if !self.is_full() {
+        // One finding there is always.
+        if self.issues.is_empty() || !self.is_full() {
+            self.shown_bytes += bytes_of(input);
             self.issues.push(Issue { kind: kind.into(), loc: self.path.clone(), msg: msg.into(), input: input.clone(), ctx });
         }
         None
@@ -73,7 +84,13 @@ impl Checker {
 
     /// True where no more findings are kept; whoever multiplies its work stops then.
     pub fn is_full(&self) -> bool {
-        self.issues.len() >= FINDINGS_MAX
+        self.issues.len() >= FINDINGS_MAX || self.shown_bytes > FINDINGS_BYTES_MAX
+    }
+
+    /// Counts a reading of a union that may nest; false where there have been too many.
+    pub fn may_nest(&mut self) -> bool {
+        self.readings += 1;
+        self.readings <= READINGS_MAX
     }
 
     /// Reads one step deeper.
@@ -160,6 +177,16 @@ impl Fields<'_> {
             checker.at(key.as_str(), |checker| checker.find::<()>("extra_forbidden", "Extra inputs are not permitted", value, None));
         }
         others.is_empty().then_some(())
+    }
+}
+
+/// About how long a value is in JSON.
+fn bytes_of(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 8,
+        Value::String(text) => text.len() + 2,
+        Value::Array(items) => 2 + items.iter().map(bytes_of).sum::<usize>(),
+        Value::Object(fields) => 2 + fields.iter().map(|(key, value)| key.len() + 4 + bytes_of(value)).sum::<usize>(),
     }
 }
 

@@ -63,7 +63,9 @@ async fn events_fire_once_though_the_services_leader_is_killed() {
     }
     let mut look = cluster.database().look().await.expect("a look");
     let of = |name: &str, column: &str| {
-        format!("SELECT {column} FROM events WHERE event = 'prefect.automation.triggered' AND resource ->> 'prefect.resource.name' = '{name}'")
+        format!(
+            "SELECT {column} FROM events WHERE event = 'prefect.automation.triggered' AND resource ->> 'prefect.resource.name' = '{name}'"
+        )
     };
     let expected = (sent.len() / THRESHOLD) as i64;
     let window = until(Duration::from_mins(1), "every full window fires", async || {

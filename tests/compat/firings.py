@@ -162,19 +162,46 @@ def firings(base, since):
         page = call(base, "GET", path)
 
 
-def settled(base, since, within):
-    """Waits until the number of firings does not rise any more."""
-    def total():
-        body = {"limit": 1, "filter": {"occurred": {"since": since, "until": "2100-01-01T00:00:00Z"}, "event": {"name": ["prefect.automation.triggered"]}}}
-        return call(base, "POST", "/events/filter", body)["total"]
+def total(base, since, event):
+    """How many events of this filter there are."""
+    body = {"limit": 1, "filter": {"occurred": {"since": since, "until": "2100-01-01T00:00:00Z"}, **event}}
+    return call(base, "POST", "/events/filter", body)["total"]
 
-    last, calm, end = -1, 0, time.monotonic() + within
-    while time.monotonic() < end and calm < 10:
+
+def settled(base, since, last, within):
+    """Waits until the last event is in the database, and then until no more firings come for a minute."""
+    end = time.monotonic() + within
+    while time.monotonic() < end and not total(base, "2020-01-01T00:00:00Z", {"id": {"id": [last]}}):
         time.sleep(3)
-        now = total()
-        calm = calm + 1 if now == last else 0
-        last = now
-    return last
+    before, calm = -1, 0
+    while time.monotonic() < end and calm < 20:
+        time.sleep(3)
+        now = total(base, since, {"event": {"name": ["prefect.automation.triggered"]}})
+        calm = calm + 1 if now == before else 0
+        before = now
+    return before
+
+
+def run(name, base, arguments):
+    """Makes the automations, sends the events, and gives what fired."""
+    since = datetime.datetime.now(datetime.timezone.utc).isoformat()
+    for automation in automations(random.Random(arguments.seed), arguments.automations):
+        call(base, "POST", "/automations/", automation)
+    time.sleep(10)
+    now = datetime.datetime.now(datetime.timezone.utc)
+    groups, proactive = arguments.automations // GROUP, arguments.automations // 20
+    stream = events(random.Random(arguments.seed + 1), arguments.events, groups, proactive, now)
+    began = time.monotonic()
+    for at in range(0, len(stream), 100):
+        call(base, "POST", "/events", stream[at : at + 100])
+        time.sleep(arguments.pause)
+    print(f"{name}: {len(stream)} events sent in {time.monotonic() - began:.1f} s", flush=True)
+    began = time.monotonic()
+    count = settled(base, since, stream[-1]["id"], arguments.settle)
+    found = firings(base, since)
+    of = len({key[0] for key in found})
+    print(f"{name}: {count} firings of {of} automations, settled after {time.monotonic() - began:.0f} s", flush=True)
+    return found
 
 
 def main():
@@ -184,36 +211,29 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--automations", type=int, default=200)
     parser.add_argument("--events", type=int, default=20_000)
-    parser.add_argument("--settle", type=float, default=600)
+    parser.add_argument("--settle", type=float, default=1800, help="seconds to wait for the firings to end, at most")
     parser.add_argument("--pause", type=float, default=0, help="seconds between two batches of events")
+    parser.add_argument("--save", metavar="FILE", help="keep what the reference fired, of a run without --praetor")
+    parser.add_argument("--load", metavar="FILE", help="take what the reference fired from there")
     parser.add_argument("--one-at-a-time", metavar="DIR")
     arguments = parser.parse_args()
     if arguments.one_at_a_time:
         pathlib.Path(arguments.one_at_a_time, "sitecustomize.py").write_text(ONE_AT_A_TIME)
         return 0
-    since = datetime.datetime.now(datetime.timezone.utc).isoformat()
-    bases = {"reference": arguments.reference, "praetor": arguments.praetor}
-    for base in bases.values():
-        rng = random.Random(arguments.seed)
-        for automation in automations(rng, arguments.automations):
-            call(base, "POST", "/automations/", automation)
-    time.sleep(10)
-    now = datetime.datetime.now(datetime.timezone.utc)
-    stream = events(random.Random(arguments.seed + 1), arguments.events, arguments.automations // GROUP, arguments.automations // 20, now)
-    for name, base in bases.items():
-        began = time.monotonic()
-        for at in range(0, len(stream), 100):
-            call(base, "POST", "/events", stream[at : at + 100])
-            time.sleep(arguments.pause)
-        print(f"{name}: {len(stream)} events sent in {time.monotonic() - began:.1f} s", flush=True)
     found = {}
-    for name, base in bases.items():
-        began = time.monotonic()
-        total = settled(base, since, arguments.settle)
-        found[name] = firings(base, since)
-        print(f"{name}: {total} firings of {len({key[0] for key in found[name]})} automations, settled after {time.monotonic() - began:.0f} s", flush=True)
+    if arguments.load:
+        rows = json.loads(pathlib.Path(arguments.load).read_text())
+        found["reference"] = collections.Counter({tuple(key): count for key, count in rows})
+    for name in ("reference", "praetor"):
+        if base := getattr(arguments, name):
+            found[name] = run(name, base, arguments)
+    if arguments.save:
+        pathlib.Path(arguments.save).write_text(json.dumps([[list(key), count] for key, count in found["reference"].items()]))
+    if len(found) < 2:
+        return 0
     missing, extra = found["reference"] - found["praetor"], found["praetor"] - found["reference"]
-    print(f"same {sum((found['reference'] & found['praetor']).values())}, only the reference {sum(missing.values())}, only praetor {sum(extra.values())}")
+    same = sum((found["reference"] & found["praetor"]).values())
+    print(f"same {same}, only the reference {sum(missing.values())}, only praetor {sum(extra.values())}")
     shown = {automation["name"]: automation["trigger"] for automation in automations(random.Random(arguments.seed), arguments.automations)}
     for word, difference in (("only the reference", missing), ("only praetor", extra)):
         by = collections.Counter()

@@ -150,8 +150,8 @@ fn trigger(checker: &mut Checker, value: &Value, below_compound: bool) -> Option
     } else {
         "function-after[validate_require(), function-after[validate_require(), CompoundTrigger]]"
     };
-    if checker.is_full() {
-        return None;
+    if checker.is_full() || !checker.may_nest() {
+        return checker.refuse("the triggers are nested too deeply", value);
     }
     // A trigger that names its kind can be no other one, and whoever reads them all doubles its work at each level.
     if let Some(kind) = value.get("type").and_then(Value::as_str) {
