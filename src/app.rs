@@ -3,6 +3,7 @@
 //! nothing; after a crash between commit and publish the services leader's sweeper publishes the rest (the bus drops
 //! duplicates by event id).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use crate::cluster::LogFeed;
 use crate::config::{Failpoint, Settings};
 use crate::limits;
 use crate::model::event::{Event, Received};
-use crate::store::{AfterCommit, Outgoing, Store, StoreError, Tx, outbox};
+use crate::store::{AfterCommit, Hint, Outgoing, Store, StoreError, Tx, outbox};
 use crate::task::Tasks;
 
 /// Cheap to clone; one per process.
@@ -48,9 +49,11 @@ impl App {
         tasks: Tasks,
     ) -> Self {
         let (sender, receiver) = mpsc::channel(limits::OUTBOX_QUEUE_TRANSACTIONS);
-        let committed = Arc::new(Committed { sender, failpoint: settings.failpoint });
+        let (hints, given) = mpsc::channel(limits::HINT_QUEUE);
+        let committed = Arc::new(Committed { sender, hints, failpoint: settings.failpoint });
         let app = Self { inner: Arc::new(Inner { store, bus, logs, cluster_id, clock, settings, tasks: tasks.clone(), committed }) };
         tasks.spawn_vital("outbox.publisher", publish_committed(app.clone(), receiver, tasks.stopping()));
+        tasks.spawn_vital("hints.publisher", publish_hints(app.clone(), given, tasks.stopping()));
         app
     }
 
@@ -171,17 +174,53 @@ pub fn message(event: &Event, received: Timestamp) -> Message {
     Message { id: event.id, payload: Bytes::from(body) }
 }
 
-/// Takes the events of committed transactions to the publisher. A full queue loses nothing: the sweeper finds them.
+/// Takes the events and hints of committed transactions to their publishers. A full queue of events loses nothing: the
+/// sweeper finds them. A full queue of hints drops them: who waits looks without them.
 struct Committed {
     sender: mpsc::Sender<Vec<Outgoing>>,
+    hints: mpsc::Sender<Hint>,
     failpoint: Option<Failpoint>,
 }
 
 impl AfterCommit for Committed {
-    fn committed(&self, outgoing: Vec<Outgoing>) {
+    fn committed(&self, outgoing: Vec<Outgoing>, hints: Vec<Hint>) {
+        for hint in hints {
+            if self.hints.try_send(hint).is_err() {
+                tracing::debug!("the publisher of hints is behind; whoever waits will look later");
+            }
+        }
+        if outgoing.is_empty() {
+            return;
+        }
         Failpoint::OutboxAfterCommit.reached(self.failpoint);
         if self.sender.try_send(outgoing).is_err() {
             tracing::debug!("the publisher of the outbox is behind; the sweeper will publish");
+        }
+    }
+}
+
+/// Publishes hints, each once of those that came together.
+async fn publish_hints(app: App, mut receiver: mpsc::Receiver<Hint>, stopping: CancellationToken) {
+    let mut given = Vec::new();
+    loop {
+        given.clear();
+        tokio::select! {
+            biased;
+            _ = receiver.recv_many(&mut given, limits::HINT_QUEUE) => {}
+            () = stopping.cancelled() => {}
+        }
+        if given.is_empty() {
+            return;
+        }
+        let mut by_stream: BTreeMap<&'static str, BTreeSet<String>> = BTreeMap::new();
+        for hint in given.drain(..) {
+            by_stream.entry(hint.stream).or_default().insert(hint.body);
+        }
+        for (stream, bodies) in by_stream {
+            let messages = bodies.into_iter().map(|body| Message { id: Uuid::nil(), payload: body.into() }).collect();
+            if let Err(error) = app.bus().publish(Topic::from(stream), messages).await {
+                tracing::debug!(stream, error = %error, "hints are lost; whoever waits will look later");
+            }
         }
     }
 }

@@ -156,3 +156,65 @@ pub const TRIGGERS_PACE: Duration = Duration::from_secs(1);
 
 /// Transactions of one such look.
 pub const TRIGGERS_LOOKS: usize = 100;
+/// Hints of committed transactions that wait to be published; further ones are dropped, and whoever waits for them looks
+/// a little later.
+pub const HINT_QUEUE: usize = 4096;
+
+/// How long a node may hold a background task run for a task worker without renewing; beyond it another node hands it
+/// out. Renewed every [`TASK_CLAIM_RENEWAL`].
+pub const TASK_CLAIM: Duration = Duration::from_secs(20);
+
+/// How often a node renews what it holds for its task workers, and looks for task runs without having been told.
+pub const TASK_CLAIM_RENEWAL: Duration = Duration::from_secs(5);
+
+/// Longest wait of idle task workers between two looks, where no hint comes.
+pub const TASK_LOOK: Duration = Duration::from_secs(1);
+
+/// Background task runs claimed in one transaction.
+pub const TASK_CLAIMS: u64 = 200;
+
+/// Requests of task workers that wait for the queue of this node.
+pub const TASK_REQUESTS: usize = 1024;
+
+/// Task keys of one task worker.
+pub const TASK_KEYS: usize = 2000;
+
+/// Bytes of the keys and the name of one task worker; they are told to every node.
+pub const TASK_WORKER_BYTES: usize = 64 * 1024;
+
+/// How long a task worker counts as connected without its node saying so again.
+pub const TASK_WORKER_PRESENCE: Duration = Duration::from_secs(20);
+
+/// How often a node says which task workers are connected to it.
+pub const TASK_WORKER_TOLD: Duration = Duration::from_secs(5);
+
+/// Task workers of one node that are told of at a time.
+pub const TASK_WORKERS_TOLD_AT_ONCE: usize = 64;
+
+/// How long a request may wait for room in the queue of its task key before it is put off (503).
+pub const TASK_ROOM: Duration = Duration::from_secs(10);
+
+/// Task runs that one tick brings into the queue, or lets go of.
+pub const TASK_SWEEP: u64 = 1000;
+
+/// How long a scheduled background task run may be missing from the queue before it is brought in: long enough for
+/// whoever handed it out before (another kind of server) to have it started.
+pub const TASK_RECOVERY_AGE: Duration = Duration::from_mins(1);
+
+/// How long changes of a work pool are gathered before its workers are sent a snapshot, as the reference.
+pub const SNAPSHOT_GATHERING: Duration = Duration::from_millis(50);
+
+/// How long a worker whose queues do not match leaves a cleanup message to those whose queues do.
+pub const CLEANUP_PREFERENCE: Duration = Duration::from_millis(250);
+
+/// Longest wait of a worker's connection between two looks for cleanup messages, where no hint comes.
+pub const CLEANUP_LOOK: Duration = Duration::from_secs(10);
+
+/// Cleanups that one worker may have under way, whatever it asks for.
+pub const CLEANUP_CONCURRENCY: u64 = 100;
+
+/// How long a cleanup message that is done with, or given up, is remembered, so that it is not made twice.
+pub const CLEANUP_MEMORY: Duration = Duration::from_hours(7 * 24);
+
+/// Names of work queues, capabilities, versions or kinds that a worker may list in its first frame.
+pub const WORKER_LIST: usize = 1000;

@@ -228,6 +228,60 @@ async fn next_text(stream: &mut Stream, within: Duration) -> anyhow::Result<Valu
     .await?
 }
 
+/// A socket of the API on which any JSON goes either way.
+pub struct Socket {
+    stream: Stream,
+}
+
+impl Socket {
+    /// Connects to `path` of the API at `base` and shakes hands as the Prefect client does.
+    ///
+    /// # Errors
+    /// It cannot be reached, or refuses.
+    pub async fn connect(base: &str, path: &str) -> anyhow::Result<Self> {
+        Ok(Self { stream: socket(base, path).await? })
+    }
+
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// The socket broke.
+    pub async fn send(&mut self, message: &Value) -> anyhow::Result<()> {
+        Ok(self.stream.send(Message::text(message.to_string())).await?)
+    }
+
+    /// The next message; pings are answered while this waits.
+    ///
+    /// # Errors
+    /// None came within `within`, or the socket was closed.
+    pub async fn next(&mut self, within: Duration) -> anyhow::Result<Value> {
+        loop {
+            match tokio::time::timeout(within, self.stream.next()).await? {
+                Some(Ok(Message::Text(text))) => return Ok(serde_json::from_str(&text)?),
+                Some(Ok(Message::Close(frame))) => anyhow::bail!("closed: {frame:?}"),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(error.into()),
+                None => anyhow::bail!("the socket ended"),
+            }
+        }
+    }
+
+    /// Waits for the server's close frame: its code and reason.
+    ///
+    /// # Errors
+    /// None came within `within`, or something else did.
+    pub async fn closed(mut self, within: Duration) -> anyhow::Result<(u16, String)> {
+        loop {
+            match tokio::time::timeout(within, self.stream.next()).await? {
+                Some(Ok(Message::Close(Some(frame)))) => return Ok((frame.code.into(), frame.reason.to_string())),
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Err(error)) => return Err(error.into()),
+                other => anyhow::bail!("not closed, but {other:?}"),
+            }
+        }
+    }
+}
+
 async fn socket(base: &str, path: &str) -> anyhow::Result<Stream> {
     let url = format!("{}{path}", base.replacen("http://", "ws://", 1));
     let mut request = url.into_client_request()?;

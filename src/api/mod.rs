@@ -35,7 +35,9 @@ pub mod job_variables;
 pub mod root;
 pub mod saved_searches;
 pub mod socket;
+pub mod task_queue;
 pub mod task_runs;
+pub mod task_workers;
 pub mod templates;
 pub mod ui;
 pub mod ui_files;
@@ -48,11 +50,11 @@ pub mod work_queues;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{DefaultBodyLimit, OriginalUri, Request};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Router};
 use tower_http::CompressionLevel;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
@@ -91,7 +93,10 @@ pub fn routes() -> Router<App> {
         .merge(socket::events_in::router())
         .merge(socket::events_out::router())
         .merge(socket::logs_out::router())
+        .merge(socket::task_subscription::router())
+        .merge(socket::worker_channel::router())
         .merge(task_runs::router())
+        .merge(task_workers::router())
         .merge(templates::router())
         .merge(ui::router())
         .merge(ui_schemas::router())
@@ -110,6 +115,8 @@ pub fn router(app: App, more: Router<App>, ui: Arc<UiFiles>) -> Router {
     let cors = cors(settings);
     let api = routes()
         .merge(more)
+        .layer(Extension(task_queue::TaskQueue::start(&app)))
+        .layer(Extension(task_workers::Presence::start(&app)))
         .fallback(fallback)
         .method_not_allowed_fallback(fallback)
         .route_layer(from_fn(middleware::measure))

@@ -12,15 +12,16 @@ use crate::api::extract::{Embedded, Json, Path};
 use crate::api::filters::{CountBody, ListBody};
 use crate::api::history::HistoryBody;
 use crate::api::page::Page;
-use crate::api::run_logs;
+use crate::api::{run_logs, task_queue};
 use crate::app::App;
 use crate::id::TaskRunId;
 use crate::model::run::HistoryInterval;
-use crate::model::state as states;
+use crate::model::state::{self as states, StateCreate};
 use crate::model::task_run::{TaskRun, TaskRunCreate, TaskRunResponse, TaskRunSort, TaskRunUpdate};
 use crate::orchestration::{Context, TaskPolicy, set_task_run_state};
 use crate::store::logs::Of;
 use crate::store::run_history::Runs;
+use crate::store::task_deliveries::Rank;
 use crate::store::{run_labels, task_runs as store};
 
 /// The routes of this file.
@@ -37,6 +38,9 @@ pub fn router() -> Router<App> {
 /// Create a task run, pending unless a state is given. One of the same flow run, task key and dynamic key is given back
 /// as it is.
 async fn create(State(app): State<App>, Json(body): Json<TaskRunCreate>) -> Result<(StatusCode, Json<TaskRunResponse>), ApiError> {
+    if body.state.as_ref().is_some_and(StateCreate::is_for_task_worker) {
+        task_queue::room(&app, &body.task_key, Rank::New).await?;
+    }
     let now = app.now();
     let mut tx = app.begin("task_runs.create").await?;
     let given = TaskRun::new(body.flow_run_id, body.task_key, body.dynamic_key, now);

@@ -33,6 +33,7 @@ pub async fn all(bus: Arc<dyn Bus>, prefix: &str) {
     a_publisher_that_goes_away_can_come_back(&*bus, topic("dropped")).await;
     a_group_starts_where_it_is_told(&*bus, topic("starts")).await;
     a_group_only_moves_on(&*bus, topic("moves")).await;
+    keys_are_found_by_their_beginning(&*bus, prefix).await;
 }
 
 async fn positions_follow_each_other_without_gap(bus: &dyn Bus, topic: Topic) {
@@ -240,4 +241,20 @@ fn message(number: u128) -> Message {
 
 fn ids(entries: &[Entry]) -> Vec<u128> {
     entries.iter().map(|entry| entry.id.as_u128()).collect()
+}
+
+async fn keys_are_found_by_their_beginning(bus: &dyn Bus, prefix: &str) {
+    let name = |key: &str| Bytes::from(format!("{prefix}/{key}"));
+    let names = || bus.keys(format!("{prefix}/a").as_bytes(), 10).into_iter().map(|found| (found.key, found.value)).collect::<Vec<_>>();
+    assert_eq!(names(), []);
+    for (key, value) in [("a/2", "two"), ("b", "other"), ("a/1", "one"), ("a/1", "one again")] {
+        bus.set_key(name(key), value.into(), Duration::from_mins(10)).await.expect("a key is set");
+    }
+    assert_eq!(names(), [(name("a/1"), Bytes::from("one again")), (name("a/2"), Bytes::from("two"))]);
+    let one = bus.keys(format!("{prefix}/a").as_bytes(), 1);
+    assert_eq!(one.len(), 1, "a limit is kept");
+    assert!(one[0].expires_at.is_some_and(|at| at > 1_600_000_000_000), "it says when it is gone");
+    bus.delete_key(name("a/1")).await.expect("a key is deleted");
+    bus.delete_key(name("a/1")).await.expect("and once more");
+    assert_eq!(names(), [(name("a/2"), Bytes::from("two"))]);
 }

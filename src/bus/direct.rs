@@ -1,14 +1,16 @@
 //! A `Bus` straight over one `BusState`, without a group: for tests of what stands on the bus, and to try the conformance suite.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::command::{Batch, Command, Reply};
+use super::command::{Batch, Command, KeyCondition, Reply};
 use super::rules::{GROUP_IDLE_MS_MAX, Limits};
 use super::state::{BusReader, BusState};
-use super::{Bus, BusError, Entry, Message, Position, Published, ReadLimit, Start, Topic, conformance};
+use super::{Bus, BusError, Entry, Key, Message, Position, Published, ReadLimit, Start, Topic, conformance};
 
 /// See the module. Its clock stands still.
 #[derive(Debug)]
@@ -76,6 +78,19 @@ impl Bus for DirectBus {
 
     async fn advance_group(&self, stream: Topic, group: &str, position: Position) -> Result<(), BusError> {
         self.apply(Command::AdvanceGroup { stream, group: group.into(), position }).map(|_| ())
+    }
+
+    async fn set_key(&self, key: Bytes, value: Bytes, lasts: Duration) -> Result<(), BusError> {
+        self.apply(Command::SetKey { key, value, expires_after_ms: Some(lasts.as_millis() as u64), condition: KeyCondition::Always })
+            .map(|_| ())
+    }
+
+    async fn delete_key(&self, key: Bytes) -> Result<(), BusError> {
+        self.apply(Command::DeleteKey { key, if_version: None }).map(|_| ())
+    }
+
+    fn keys(&self, prefix: &[u8], limit: usize) -> Vec<Key> {
+        self.reader.keys(prefix, limit)
     }
 }
 

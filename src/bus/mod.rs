@@ -44,6 +44,7 @@ mod script;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -269,4 +270,31 @@ pub trait Bus: Send + Sync + 'static {
     /// # Errors
     /// `NoSuchStream`, `NoSuchGroup`, `Refused` (past the end of the stream), `Unknown`, `Closed`.
     async fn advance_group(&self, topic: Topic, group: &str, position: Position) -> Result<(), BusError>;
+
+    /// Gives a key a value on every node, for `lasts`; what it held before is forgotten.
+    ///
+    /// # Errors
+    /// `Refused` (too long, too many), `Unknown`, `Closed`.
+    async fn set_key(&self, key: Bytes, value: Bytes, lasts: Duration) -> Result<(), BusError>;
+
+    /// Takes a key away; fine where there is none.
+    ///
+    /// # Errors
+    /// `Refused`, `Unknown`, `Closed`.
+    async fn delete_key(&self, key: Bytes) -> Result<(), BusError>;
+
+    /// The keys applied here that begin with `prefix`, in their order, at most `limit`. What has run out may still be
+    /// among them while nothing else happens on the bus: look at [`Key::expires_at`].
+    fn keys(&self, prefix: &[u8], limit: usize) -> Vec<Key>;
+}
+
+/// A key and what it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    /// Its name.
+    pub key: Bytes,
+    /// What it holds.
+    pub value: Bytes,
+    /// When it is gone: milliseconds since the epoch, by the leader's clock; `None`: stays.
+    pub expires_at: Option<i64>,
 }

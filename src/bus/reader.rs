@@ -3,6 +3,7 @@
 //! Readers share the writer's data under locks that are held for the length of a copy. Nothing here asks the group.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,7 +16,7 @@ use super::member::ClusterView;
 use super::rules::{Limits, Rules};
 use super::segment::{Cache, Segment};
 use super::stream::{Found, Stream, slice};
-use super::{BusError, Entry, Position, ReadLimit, Topic};
+use super::{BusError, Entry, Key, Position, ReadLimit, Topic};
 
 /// What the writer and all readers share.
 #[derive(Debug)]
@@ -231,6 +232,14 @@ impl BusReader {
     /// The value of a key and its version, as last applied here.
     pub fn key(&self, key: &[u8]) -> Option<(Bytes, u64)> {
         self.shared.keys.read().get(key).map(|value| (value.bytes.clone(), value.version))
+    }
+
+    /// As [`super::Bus::keys`].
+    pub fn keys(&self, prefix: &[u8], limit: usize) -> Vec<Key> {
+        let keys = self.shared.keys.read();
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        let found = keys.range::<[u8], _>(from).take_while(|(key, _)| key.starts_with(prefix)).take(limit);
+        found.map(|(key, value)| Key { key: key.clone(), value: value.bytes.clone(), expires_at: value.expires_at }).collect()
     }
 
     fn stream(&self, topic: &Topic) -> Option<Arc<Stream>> {

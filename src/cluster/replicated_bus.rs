@@ -1,14 +1,17 @@
 //! [`Bus`] over the group: commands go through the [`Batcher`] to the log, reads come from what is applied here.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::batcher::{Batcher, OVERHEAD_BYTES};
 use super::limits;
-use crate::bus::command::{Command, Reply};
+use crate::bus::command::{Command, KeyCondition, Reply};
 use crate::bus::rules::GROUP_IDLE_MS_MAX;
 use crate::bus::state::BusReader;
-use crate::bus::{Bus, BusError, Entry, Message, Position, Published, ReadLimit, Start, Topic};
+use crate::bus::{Bus, BusError, Entry, Key, Message, Position, Published, ReadLimit, Start, Topic};
 use crate::telemetry::metrics as telemetry;
 
 /// The bus of this node.
@@ -85,6 +88,26 @@ impl Bus for ReplicatedBus {
             Reply::GroupAt(_) => Ok(()),
             other => Err(unexpected(other)),
         }
+    }
+
+    async fn set_key(&self, key: Bytes, value: Bytes, lasts: Duration) -> Result<(), BusError> {
+        let expires_after_ms = Some(lasts.as_millis() as u64);
+        let command = Command::SetKey { key, value, expires_after_ms, condition: KeyCondition::Always };
+        match self.batcher.submit(command, limits::COMMAND_DEADLINE).await? {
+            Reply::KeyAt(_) => Ok(()),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    async fn delete_key(&self, key: Bytes) -> Result<(), BusError> {
+        match self.batcher.submit(Command::DeleteKey { key, if_version: None }, limits::COMMAND_DEADLINE).await? {
+            Reply::Done => Ok(()),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    fn keys(&self, prefix: &[u8], limit: usize) -> Vec<Key> {
+        self.reader.keys(prefix, limit)
     }
 }
 

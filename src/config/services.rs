@@ -43,6 +43,9 @@ pub struct ServicesSettings {
     /// `PRAETOR_SERVICES_OUTBOX_SWEEPER_LOOP_SECONDS`: how often events left behind by a node that died are
     /// published; default 1.
     pub outbox_sweeper: LoopSettings,
+    /// `PRAETOR_SERVICES_BACKGROUND_TASKS_LOOP_SECONDS`: how often the queue of background tasks is compared with the task
+    /// runs; default 30.
+    pub background_tasks: LoopSettings,
 }
 
 /// A service that runs by the clock.
@@ -139,6 +142,10 @@ impl ServicesSettings {
             triggers_enabled: service(reader, "TRIGGERS_ENABLED", true),
             event_logger_enabled: service(reader, "EVENT_LOGGER_ENABLED", false),
             outbox_sweeper: LoopSettings { enabled: true, period: reader.positive(&["PRAETOR_SERVICES_OUTBOX_SWEEPER_LOOP_SECONDS"], 1.0) },
+            background_tasks: LoopSettings {
+                enabled: true,
+                period: reader.positive(&["PRAETOR_SERVICES_BACKGROUND_TASKS_LOOP_SECONDS"], 30.0),
+            },
         }
     }
 }

@@ -36,5 +36,6 @@ pub mod variable;
 pub mod work_pool;
 pub mod work_queue;
 pub mod worker;
+pub mod worker_channel;
 
 pub use patch::Patch;

@@ -241,6 +241,11 @@ pub struct StateCreate {
 }
 
 impl StateCreate {
+    /// True where it lets a background task run wait for a task worker.
+    pub fn is_for_task_worker(&self) -> bool {
+        self.kind == StateType::Scheduled && self.state_details.deferred == Some(true)
+    }
+
     /// The state that is proposed, made `now`, with what was left out filled in.
     pub fn at(self, now: Timestamp) -> State {
         self.with(StateId::fresh(), now)
@@ -292,19 +297,6 @@ pub struct OrchestrationResult {
     pub state: Option<State>,
     pub status: SetStateStatus,
     pub details: StateResponseDetails,
-    /// Background task runs that became ready in this transaction; see [`ReadyTaskRun`].
-    #[serde(skip)]
-    pub ready: Vec<ReadyTaskRun>,
-}
-
-/// A background task run that a task worker may take once the transaction is committed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReadyTaskRun {
-    pub id: TaskRunId,
-    /// Workers subscribe to keys.
-    pub task_key: String,
-    /// True where it has run before; retries go first.
-    pub retry: bool,
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! A run on its way from one state to another, and what the rules have made of it so far.
 
-use crate::model::state::{OrchestrationResult, ReadyTaskRun, SetStateStatus, State, StateResponseDetails, StateType};
+use crate::model::state::{OrchestrationResult, SetStateStatus, State, StateResponseDetails, StateType};
 
 /// What the rules decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,8 +28,6 @@ pub struct Transition<R> {
     pub validated: Option<State>,
     /// The last word of the rules.
     pub verdict: Verdict,
-    /// Background task runs that became ready.
-    pub ready: Vec<ReadyTaskRun>,
     /// Rulings so far; tells the engine that it was this rule which changed the proposed state.
     pub(super) rulings: u32,
 }
@@ -37,7 +35,7 @@ pub struct Transition<R> {
 impl<R> Transition<R> {
     /// A transition about which nothing is decided.
     pub fn new(run: R, initial: Option<State>, proposed: State) -> Self {
-        Self { run, initial, proposed: Some(proposed), validated: None, verdict: Verdict::Accept, ready: Vec::new(), rulings: 0 }
+        Self { run, initial, proposed: Some(proposed), validated: None, verdict: Verdict::Accept, rulings: 0 }
     }
 
     /// Type of the current state.
@@ -98,6 +96,6 @@ impl<R> Transition<R> {
             }
             Verdict::Abort { reason } => (SetStateStatus::Abort, StateResponseDetails::Abort { reason: Some(reason) }),
         };
-        OrchestrationResult { state: self.validated, status, details, ready: self.ready }
+        OrchestrationResult { state: self.validated, status, details }
     }
 }

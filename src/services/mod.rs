@@ -5,6 +5,8 @@
 //! whose effect and cursor move in one transaction. Every transaction begins with [`Lead::begin`], which holds the fence
 //! of the epoch: a leader that was paused and wakes up after its successor took over can write nothing.
 
+pub mod background_tasks;
+pub mod cleanup_reconciler;
 pub mod consumer;
 pub mod driver;
 pub mod event_persister;
@@ -167,6 +169,13 @@ pub fn table(app: &App) -> Vec<Service> {
     }
     if settings.late_runs.enabled {
         all.push(Service::Tick(Box::new(late_runs::LateRuns { period: settings.late_runs.period, after: settings.late_after })));
+    }
+    if settings.background_tasks.enabled {
+        all.push(Service::Tick(Box::new(background_tasks::BackgroundTasks { period: settings.background_tasks.period })));
+    }
+    if settings.cleanup_reconciler.enabled {
+        let (period, batch_size) = (settings.cleanup_reconciler.period, settings.cleanup_reconciler_batch_size);
+        all.push(Service::Tick(Box::new(cleanup_reconciler::CleanupReconciler { period, batch_size })));
     }
     if settings.outbox_sweeper.enabled {
         all.push(Service::Tick(Box::new(outbox_sweeper::OutboxSweeper { period: settings.outbox_sweeper.period })));

@@ -166,6 +166,15 @@ impl Dialect {
         }
     }
 
+    /// True where the JSON object column has `true` under `key`, a program constant.
+    pub fn json_is_true(self, object: impl Into<Expr>, key: &'static str) -> Expr {
+        let object = object.into();
+        match self {
+            Self::Postgres => Expr::cust_with_exprs(format!("($1 ->> '{key}') = 'true'"), [object]),
+            Self::Sqlite => Expr::cust_with_exprs(format!("json_extract(?, '$.{key}') = 1"), [object]),
+        }
+    }
+
     /// The text of a label, which is input, of a JSON object column; NULL where missing.
     pub fn json_label(self, object: impl Into<Expr>, label: &str) -> Expr {
         let object = object.into();
@@ -281,6 +290,13 @@ impl Dialect {
     pub fn for_update_of(self, select: &mut SelectStatement, table: impl sea_query::IntoTableRef) {
         if self == Self::Postgres {
             select.lock_with_tables(sea_query::LockType::Update, [table]);
+        }
+    }
+
+    /// As [`Self::for_update_skip_locked`] on the named table alone of a join.
+    pub fn for_update_of_skip_locked(self, select: &mut SelectStatement, table: impl sea_query::IntoTableRef) {
+        if self == Self::Postgres {
+            select.lock_with_tables_behavior(sea_query::LockType::Update, [table], sea_query::LockBehavior::SkipLocked);
         }
     }
 

@@ -14,6 +14,7 @@ pub mod block_types;
 pub mod automation_state;
 pub mod automations;
 pub mod bulk;
+pub mod cleanup_messages;
 pub mod configuration;
 pub mod csrf_tokens;
 pub mod current_state;
@@ -42,6 +43,7 @@ pub mod run_labels;
 pub mod scheduled_runs;
 pub mod saved_searches;
 pub mod schema;
+pub mod task_deliveries;
 pub mod task_run_records;
 pub mod storage_defaults;
 pub mod task_runs;
@@ -184,7 +186,7 @@ impl Store {
     fn tx(&self, name: &'static str, started: Instant, connection: Result<Connection, sqlx::Error>) -> Result<Tx, StoreError> {
         let dialect = self.dialect();
         let connection = connection.map_err(|error| StoreError::of(error, dialect))?;
-        Ok(Tx { connection, dialect, name, started, emitted: Vec::new(), after_commit: None })
+        Ok(Tx { connection, dialect, name, started, emitted: Vec::new(), hints: Vec::new(), after_commit: None })
     }
 }
 
@@ -193,10 +195,20 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// Told of the events and actions of a transaction once it is committed; they are in the outbox already.
+/// Told of what a transaction collected once it is committed.
 pub trait AfterCommit: Send + Sync {
-    /// Publishes them soon; must not block.
-    fn committed(&self, outgoing: Vec<Outgoing>);
+    /// Publishes the events and actions, which are in the outbox already, and the hints soon; must not block.
+    fn committed(&self, outgoing: Vec<Outgoing>, hints: Vec<Hint>);
+}
+
+/// Tells whoever waits, on any node, that it is worth looking at the database now. A hint may get lost: who waits looks
+/// now and then without one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Hint {
+    /// The stream of the bus that it goes to.
+    pub stream: &'static str,
+    /// What to look at.
+    pub body: String,
 }
 
 /// A connection of [`Store::read`] or a transaction of [`Store::begin`]; dropped uncommitted, it is rolled back.
@@ -206,6 +218,7 @@ pub struct Tx {
     name: &'static str,
     started: Instant,
     emitted: Vec<Outgoing>,
+    hints: Vec<Hint>,
     after_commit: Option<Arc<dyn AfterCommit>>,
 }
 
@@ -237,7 +250,14 @@ impl Tx {
         self.emitted.push(Outgoing::Action(Box::new(action)));
     }
 
-    /// Has `listener` told of this transaction's events after the commit.
+    /// Collects a hint, given after the commit.
+    pub fn hint(&mut self, hint: Hint) {
+        if !self.hints.contains(&hint) {
+            self.hints.push(hint);
+        }
+    }
+
+    /// Has `listener` told of this transaction's events and hints after the commit.
     pub(crate) fn after_commit(&mut self, listener: Arc<dyn AfterCommit>) {
         self.after_commit = Some(listener);
     }
@@ -259,8 +279,8 @@ impl Tx {
         }
         .map_err(|error| StoreError::of(error, dialect))?;
         metrics::store_transaction(self.name, self.started.elapsed());
-        if let Some(listener) = self.after_commit.filter(|_| !emitted.is_empty()) {
-            listener.committed(emitted);
+        if let Some(listener) = self.after_commit.filter(|_| !(emitted.is_empty() && self.hints.is_empty())) {
+            listener.committed(emitted, self.hints);
         }
         Ok(())
     }

@@ -131,6 +131,15 @@ pub async fn read(tx: &mut Tx, id: TaskRunId) -> Result<Option<TaskRun>, StoreEr
     tx.fetch_optional(select().and_where(column(t::TaskRun::Id).eq(id))).await?.as_ref().map(decode).transpose()
 }
 
+/// Reads task runs, each with its state; those that are gone are missing.
+pub async fn read_many(tx: &mut Tx, ids: &[TaskRunId]) -> Result<Vec<TaskRun>, StoreError> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let among = tx.dialect().any_id(column(t::TaskRun::Id), ids);
+    tx.fetch_all(select().and_where(among)).await?.iter().map(decode).collect()
+}
+
 /// Reads one task run and the name of its flow run.
 pub async fn read_with_flow_run_name(tx: &mut Tx, id: TaskRunId) -> Result<Option<(TaskRun, Option<String>)>, StoreError> {
     let mut select = select();

@@ -6,7 +6,9 @@
 mod harness;
 
 mod automations;
+mod background_tasks;
 mod bad_input;
 mod dead_letters;
 mod events;
 mod routes;
+mod worker_channel;

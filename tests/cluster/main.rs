@@ -1,7 +1,8 @@
 //! Three real nodes on Postgres, killed and paused while published clients work.
 //!
 //! Each test is short, for every day. `PRAETOR_TEST_LONG=1` makes `events` and `schedule` as long as they were promised:
-//! 50,000 events over ten kills of the Raft leader, five minutes of a schedule with the services leader killed every 20 s.
+//! 50,000 events over ten kills of the Raft leader, five minutes of a schedule with the services leader killed every 20 s;
+//! and `background_tasks`: 1,000 tasks over three nodes and three workers.
 //! Run with `--nocapture`, they print their figures.
 
 #![expect(clippy::disallowed_methods, reason = "a test is no part of the server: it has its own time, ids and tasks")]
@@ -9,6 +10,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod background_tasks;
 mod events;
 mod failover;
 mod logs;
@@ -16,6 +18,7 @@ mod outbox;
 mod paused;
 mod schedule;
 mod triggers;
+mod worker_channel;
 
 /// Whether the long forms are asked for.
 fn long() -> bool {

@@ -6,7 +6,7 @@ mod prefect;
 
 use std::time::Duration;
 
-pub use jepsen::client::{EventsIn, EventsOut, Http, LogsOut, Outcome};
+pub use jepsen::client::{EventsIn, EventsOut, Http, LogsOut, Outcome, Socket};
 pub use jepsen::cluster::{Cluster, Options};
 pub use jepsen::database::Kind;
 pub use jepsen::wait::until;

@@ -67,6 +67,13 @@ impl Client {
         Script { child, input, lines, log }
     }
 
+    /// A script of `tests/`, to be started with arguments and outputs of its own.
+    pub fn python(&self, path: &str) -> Command {
+        let mut command = self.command(&program().with_file_name("python"));
+        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(path));
+        command
+    }
+
     fn command(&self, program: &Path) -> Command {
         let mut command = std::process::Command::new(program);
         scrub(&mut command);

@@ -75,7 +75,7 @@ async fn resume(
 }
 
 fn refused(status: SetStateStatus, state: Option<state::State>, reason: String) -> OrchestrationResult {
-    OrchestrationResult { state, status, details: StateResponseDetails::Abort { reason: Some(reason) }, ready: Vec::new() }
+    OrchestrationResult { state, status, details: StateResponseDetails::Abort { reason: Some(reason) } }
 }
 
 /// The input with its values filled in, where it fits the schema that the run has left under `key`; else why not.

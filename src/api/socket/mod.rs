@@ -7,6 +7,9 @@
 pub mod events_in;
 pub mod events_out;
 pub mod logs_out;
+pub mod pulse;
+pub mod task_subscription;
+pub mod worker_channel;
 
 use std::time::Duration;
 
@@ -21,6 +24,8 @@ use crate::limits;
 
 /// Close codes (RFC 6455 and the registry).
 pub mod code {
+    /// All is said.
+    pub const NORMAL: u16 = 1000;
     /// The client broke the protocol.
     pub const PROTOCOL_ERROR: u16 = 1002;
     /// A message could not be understood.
@@ -33,6 +38,8 @@ pub mod code {
     pub const SERVICE_RESTART: u16 = 1012;
     /// Too slow or too much: the client should come back later.
     pub const TRY_AGAIN_LATER: u16 = 1013;
+    /// A task worker broke the protocol (the reference's own code).
+    pub const TASK_PROTOCOL: u16 = 4001;
 }
 
 /// Bytes that a close frame's reason may have.
@@ -44,17 +51,36 @@ where
     F: FnOnce(App, WebSocket) -> R + Send + 'static,
     R: Future<Output = ()> + Send + 'static,
 {
+    accept_as(app, upgrade, name, None, serve)
+}
+
+/// As [`accept`], for clients that all know the subprotocol: 403 without it. A client that does not authenticate is told
+/// `refusal`, whatever is wrong.
+pub fn accept_strictly<F, R>(app: App, upgrade: WebSocketUpgrade, name: &'static str, refusal: &'static str, serve: F) -> Response
+where
+    F: FnOnce(App, WebSocket) -> R + Send + 'static,
+    R: Future<Output = ()> + Send + 'static,
+{
+    accept_as(app, upgrade, name, Some(refusal), serve)
+}
+
+fn accept_as<F, R>(app: App, upgrade: WebSocketUpgrade, name: &'static str, refusal: Option<&'static str>, serve: F) -> Response
+where
+    F: FnOnce(App, WebSocket) -> R + Send + 'static,
+    R: Future<Output = ()> + Send + 'static,
+{
+    let strict = refusal.is_some();
     let auth_set = app.settings().server.auth_string.is_some();
     let upgrade =
         upgrade.protocols(["prefect"]).max_message_size(limits::SOCKET_MESSAGE_BYTES).max_frame_size(limits::SOCKET_MESSAGE_BYTES);
     let offered = upgrade.selected_protocol().is_some();
-    if !offered && auth_set {
+    if !offered && (auth_set || strict) {
         return StatusCode::FORBIDDEN.into_response();
     }
     upgrade.on_upgrade(move |mut socket| async move {
         let tasks = app.tasks().clone();
         let served = tasks.spawn(name, async move {
-            if !offered || authenticate(&app, &mut socket).await {
+            if !offered || authenticate(&app, &mut socket, refusal).await {
                 serve(app, socket).await;
             }
         });
@@ -64,7 +90,7 @@ where
 }
 
 /// Reads the first message and checks it. False where the socket was closed.
-async fn authenticate(app: &App, socket: &mut WebSocket) -> bool {
+async fn authenticate(app: &App, socket: &mut WebSocket, told: Option<&'static str>) -> bool {
     let Some(message) = next_json(socket, limits::SOCKET_HANDSHAKE).await else { return false };
     let refusal = if message["type"] != "auth" {
         Some("Expected 'auth' message")
@@ -78,7 +104,7 @@ async fn authenticate(app: &App, socket: &mut WebSocket) -> bool {
         None
     };
     if let Some(reason) = refusal {
-        close(socket, code::POLICY_VIOLATION, reason).await;
+        close(socket, code::POLICY_VIOLATION, told.unwrap_or(reason)).await;
         return false;
     }
     send_json(socket, &json!({"type": "auth_success"})).await

@@ -9,10 +9,13 @@ use serde::Deserialize;
 use crate::api::error::ApiError;
 use crate::api::extract::{Embedded, Json, Path};
 use crate::api::flow_runs::state::status;
+use crate::api::task_queue;
 use crate::app::App;
 use crate::id::TaskRunId;
 use crate::model::state::{OrchestrationResult, StateCreate};
 use crate::orchestration::{Context, TaskPolicy, set_task_run_state};
+use crate::store::task_deliveries::Rank;
+use crate::store::task_runs as store;
 
 /// The routes of this file.
 pub fn router() -> Router<App> {
@@ -32,6 +35,13 @@ async fn set_state(
     Path(id): Path<TaskRunId>,
     Embedded(body): Embedded<SetStateBody>,
 ) -> Result<(StatusCode, Json<OrchestrationResult>), ApiError> {
+    if body.state.is_for_task_worker() {
+        let run = store::read(&mut app.read("task_runs.read").await?, id).await?;
+        let rank = if body.state.name.as_deref() == Some("AwaitingRetry") { Rank::Retry } else { Rank::New };
+        if let Some(run) = run {
+            task_queue::room(&app, &run.task_key, rank).await?;
+        }
+    }
     let now = app.now();
     let context = Context::server(now, &app.settings().orchestration);
     let mut tx = app.begin("task_runs.set_state").await?;

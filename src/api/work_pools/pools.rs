@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::queues;
 use crate::api::error::ApiError;
 use crate::api::extract::{Embedded, Json, Path};
+use crate::api::socket::worker_channel;
 use crate::api::{job_variables, page};
 use crate::app::App;
 use crate::clock::Timestamp;
@@ -29,7 +30,8 @@ pub(crate) fn missing(name: &str) -> ApiError {
     ApiError::not_found(format!("Work pool \"{name}\" not found."))
 }
 
-fn is_reserved(name: &str) -> bool {
+/// Whether the name is kept for the system.
+pub(crate) fn is_reserved(name: &str) -> bool {
     name.to_lowercase().starts_with("prefect")
 }
 
@@ -189,6 +191,13 @@ pub(super) async fn update(
     let mut tx = app.begin("work_pools.update").await?;
     let before = by_name(&mut tx, &name).await?;
     change(&mut tx, &before, now, &body, None).await?;
+    let workers_see = !(body.base_job_template.is_absent()
+        && body.concurrency_limit.is_absent()
+        && body.is_paused.is_absent()
+        && body.storage_configuration.is_absent());
+    if workers_see {
+        tx.hint(worker_channel::changed(before.id));
+    }
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -206,6 +215,7 @@ pub(super) async fn delete(State(app): State<App>, Path(name): Path<String>) -> 
     }
     tx.emit(events::pool_deleted(&pool, now));
     store::delete(&mut tx, pool.id).await?;
+    tx.hint(worker_channel::changed(pool.id));
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }

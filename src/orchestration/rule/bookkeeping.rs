@@ -211,8 +211,7 @@ impl Transform<FlowRun> for UpdateSubflowParentTask {
         let (Some(parent), Some(validated)) = (on.run.parent_task_run_id, &on.validated) else { return Ok(()) };
         let mut state = validated.fresh_copy(context.now);
         state.state_details.child_flow_run_id = Some(on.run.id);
-        let result = set_task_run_state(tx, context, parent, state, TaskPolicy::Minimal).await?;
-        on.ready.extend(result.ready);
+        set_task_run_state(tx, context, parent, state, TaskPolicy::Minimal).await?;
         Ok(())
     }
 }

@@ -72,8 +72,7 @@ async fn retry_failed_task_runs(
 ) -> Result<(), OrchestrationError> {
     for id in transitions::list_failed_task_runs(tx, on.run.id).await? {
         let retry = State::scheduled(at, context.now).named(AWAITING_RETRY);
-        let result = set_task_run_state(tx, context, id, retry, TaskPolicy::Minimal).await?;
-        on.ready.extend(result.ready);
+        set_task_run_state(tx, context, id, retry, TaskPolicy::Minimal).await?;
         transitions::reset_run_count(tx, id, context.now).await?;
     }
     Ok(())

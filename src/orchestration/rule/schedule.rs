@@ -3,11 +3,12 @@
 use async_trait::async_trait;
 use chrono::TimeDelta;
 
-use crate::model::state::{ReadyTaskRun, StateType};
+use crate::model::state::StateType;
 use crate::orchestration::engine::{Context, Run};
 use crate::orchestration::rule::{Done, Rule, States};
 use crate::orchestration::transition::Transition;
 use crate::store::Tx;
+use crate::store::task_deliveries::{self, Rank};
 use crate::store::transitions::TaskRun;
 
 /// SCHEDULED -> PENDING: a pending state without a scheduled time takes over the current one.
@@ -83,11 +84,8 @@ impl Rule<TaskRun> for CopyTaskParametersID {
     }
 }
 
-/// any -> SCHEDULED: a deferred task run is ready for a task worker.
-///
-/// The queue of ready task runs belongs to the bus, not to this transaction: the run is named in
-/// [`crate::model::state::OrchestrationResult::ready`], and whoever commits hands it on. What is not handed on is not
-/// lost, as the queue is filled from the scheduled task runs of the database.
+/// any -> SCHEDULED: a deferred task run waits for a task worker from now on. The queue is in the database, so this is
+/// part of the transition.
 #[derive(Default)]
 pub struct EnqueueScheduledTasks;
 
@@ -105,10 +103,10 @@ impl Rule<TaskRun> for EnqueueScheduledTasks {
         Ok(())
     }
 
-    async fn after(&mut self, _: &mut Tx, _: &Context<'_>, on: &mut Transition<TaskRun>) -> Done {
+    async fn after(&mut self, tx: &mut Tx, context: &Context<'_>, on: &mut Transition<TaskRun>) -> Done {
         if let Some(state) = on.validated.as_ref().filter(|state| state.state_details.deferred == Some(true)) {
-            let retry = state.name == "AwaitingRetry";
-            on.ready.push(ReadyTaskRun { id: on.run.id, task_key: on.run.task_key.clone(), retry });
+            let rank = if state.name == "AwaitingRetry" { Rank::Retry } else { Rank::New };
+            task_deliveries::enqueue(tx, on.run.id, &on.run.task_key, rank, context.now).await?;
         }
         Ok(())
     }

@@ -58,3 +58,42 @@ CREATE TABLE praetor.dead_letter (
 );
 CREATE INDEX ix_dead_letter__created ON praetor.dead_letter (created, id);
 CREATE INDEX ix_dead_letter__consumer_group ON praetor.dead_letter (consumer_group, replay);
+
+-- Background task runs to be handed to a task worker, written with the state that makes them ready. A row whose run has
+-- left SCHEDULED is history and swept.
+CREATE TABLE praetor.task_delivery (
+    task_run_id uuid NOT NULL,
+    task_key text NOT NULL,
+    rank integer NOT NULL,                  -- 0: handed out before, or a retry; 1: new. Lower goes first
+    queued timestamptz NOT NULL,            -- when it became ready
+    owner uuid,                             -- the process that holds it for one of its task workers
+    claimed_until timestamptz,              -- past it any process may take it
+    acked timestamptz,                      -- a task worker has it
+    CONSTRAINT pk_task_delivery PRIMARY KEY (task_run_id)
+);
+CREATE INDEX ix_task_delivery__waiting ON praetor.task_delivery (task_key, rank, queued, task_run_id) WHERE acked IS NULL;
+CREATE INDEX ix_task_delivery__owner ON praetor.task_delivery (owner) WHERE owner IS NOT NULL;
+
+-- Infrastructure that a worker has to tear down; one worker at a time holds a message, under a token and until a time.
+CREATE TABLE praetor.cleanup_message (
+    id uuid NOT NULL,
+    idempotency_key text NOT NULL,
+    work_pool_id uuid NOT NULL,
+    work_queue_id uuid,                     -- workers of this queue are asked first
+    kind text NOT NULL,
+    target jsonb NOT NULL,
+    data jsonb NOT NULL,
+    status text NOT NULL,                   -- 'open', 'acked' or 'dead'
+    reason text,                            -- why it is dead
+    delivery_count integer NOT NULL,
+    consumer uuid,                          -- the worker that holds it
+    token text,                             -- what the holder has to show
+    lease_expires timestamptz,
+    created timestamptz NOT NULL,
+    updated timestamptz NOT NULL,
+    CONSTRAINT pk_cleanup_message PRIMARY KEY (id),
+    CONSTRAINT uq_cleanup_message__key UNIQUE (work_pool_id, idempotency_key)
+);
+CREATE INDEX ix_cleanup_message__open ON praetor.cleanup_message (work_pool_id, created, id) WHERE status = 'open';
+CREATE INDEX ix_cleanup_message__lease ON praetor.cleanup_message (lease_expires) WHERE lease_expires IS NOT NULL;
+CREATE INDEX ix_cleanup_message__updated ON praetor.cleanup_message (updated) WHERE status <> 'open';

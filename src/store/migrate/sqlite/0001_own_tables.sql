@@ -58,3 +58,42 @@ CREATE TABLE praetor_dead_letter (
 );
 CREATE INDEX ix_praetor_dead_letter__created ON praetor_dead_letter (created, id);
 CREATE INDEX ix_praetor_dead_letter__consumer_group ON praetor_dead_letter (consumer_group, replay);
+
+-- Background task runs to be handed to a task worker, written with the state that makes them ready. A row whose run has
+-- left SCHEDULED is history and swept.
+CREATE TABLE praetor_task_delivery (
+    task_run_id CHAR(36) NOT NULL,
+    task_key TEXT NOT NULL,
+    rank integer NOT NULL,                  -- 0: handed out before, or a retry; 1: new. Lower goes first
+    queued DATETIME NOT NULL,            -- when it became ready
+    owner CHAR(36),                             -- the process that holds it for one of its task workers
+    claimed_until DATETIME,              -- past it any process may take it
+    acked DATETIME,                      -- a task worker has it
+    CONSTRAINT pk_praetor_task_delivery PRIMARY KEY (task_run_id)
+);
+CREATE INDEX ix_praetor_task_delivery__waiting ON praetor_task_delivery (task_key, rank, queued, task_run_id) WHERE acked IS NULL;
+CREATE INDEX ix_praetor_task_delivery__owner ON praetor_task_delivery (owner) WHERE owner IS NOT NULL;
+
+-- Infrastructure that a worker has to tear down; one worker at a time holds a message, under a token and until a time.
+CREATE TABLE praetor_cleanup_message (
+    id CHAR(36) NOT NULL,
+    idempotency_key TEXT NOT NULL,
+    work_pool_id CHAR(36) NOT NULL,
+    work_queue_id CHAR(36),                     -- workers of this queue are asked first
+    kind TEXT NOT NULL,
+    target JSON NOT NULL,
+    data JSON NOT NULL,
+    status TEXT NOT NULL,                   -- 'open', 'acked' or 'dead'
+    reason TEXT,                            -- why it is dead
+    delivery_count integer NOT NULL,
+    consumer CHAR(36),                          -- the worker that holds it
+    token TEXT,                             -- what the holder has to show
+    lease_expires DATETIME,
+    created DATETIME NOT NULL,
+    updated DATETIME NOT NULL,
+    CONSTRAINT pk_praetor_cleanup_message PRIMARY KEY (id),
+    CONSTRAINT uq_praetor_cleanup_message__key UNIQUE (work_pool_id, idempotency_key)
+);
+CREATE INDEX ix_praetor_cleanup_message__open ON praetor_cleanup_message (work_pool_id, created, id) WHERE status = 'open';
+CREATE INDEX ix_praetor_cleanup_message__lease ON praetor_cleanup_message (lease_expires) WHERE lease_expires IS NOT NULL;
+CREATE INDEX ix_praetor_cleanup_message__updated ON praetor_cleanup_message (updated) WHERE status <> 'open';
