@@ -35,6 +35,8 @@ KNOWN = [
     # Whether the name of a new block is taken: it is not.
     (r"v2 create-block", r"GET /api/block_types/slug/secret/block_documents/name/walked-.*", 404),
 ]
+# How long the programs of a page may take to load: millions of bytes, packed by an unoptimized build.
+LOADED_WITHIN_MS = 90_000
 # How long a page may take to show what it must, on a busy machine.
 SHOWN_WITHIN_MS = 30_000
 # How long a change made in the browser may take to be seen by the API.
@@ -311,7 +313,10 @@ class Walker:
         self.where = name
         self.pages += 1
         print(f"{self.name} {name}", flush=True)
-        self.page.goto(f"{self.url}{self.base}{path}")
+        try:
+            self.page.goto(f"{self.url}{self.base}{path}", wait_until="domcontentloaded", timeout=LOADED_WITHIN_MS)
+        except Exception as error:
+            self.find(f"does not load: {str(error).splitlines()[0]}")
         self.see(*texts)
         self.settle()
         self.shoot(name)
