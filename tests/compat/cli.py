@@ -66,7 +66,7 @@ COMMANDS: list[tuple[int, str]] = [
     (0, "deployment schedule delete cli-flow/cli-deployment {schedule} -y"),
     (0, "deployment schedule clear cli-flow/cli-deployment -y"),
     (0, "deployment run cli-flow/cli-deployment --flow-run-name cli-run-of-deployment"),
-    (0, "deployment run cli-flow/cli-deployment -p word=other --tag extra --flow-run-name cli-run-with-parameters"),
+    (0, "deployment run cli-flow/cli-deployment --param word=other --tag extra --flow-run-name cli-run-with-parameters"),
     (1, "deployment run cli-flow/absent"),
     (0, "flow-run ls"),
     (0, "flow-run ls --flow-name cli-flow --state COMPLETED"),

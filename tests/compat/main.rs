@@ -6,7 +6,6 @@
 mod harness;
 
 mod adopt;
-mod cli;
 mod command;
 mod flow;
 mod introspect;

@@ -204,11 +204,6 @@ impl Server {
         server
     }
 
-    /// The address of its API.
-    pub fn api(&self) -> String {
-        format!("http://127.0.0.1:{}/api", self.port)
-    }
-
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.home.path().join("server.log")).unwrap_or_default()
     }
