@@ -3,6 +3,7 @@
 pub mod engine;
 pub mod index;
 pub mod ordering;
+pub mod render;
 pub mod template;
 pub mod trigger;
 
