@@ -218,3 +218,21 @@ pub const CLEANUP_MEMORY: Duration = Duration::from_hours(7 * 24);
 
 /// Names of work queues, capabilities, versions or kinds that a worker may list in its first frame.
 pub const WORKER_LIST: usize = 1000;
+
+/// Actions of automations that are done in one transaction.
+pub const ACTIONS_BATCH: usize = 20;
+
+/// Calls of one block that are made at a time, so that one that hangs does not hold up the others.
+pub const ACTION_CALLS_OF_BLOCK: usize = 4;
+
+/// How often the services leader looks for calls to make.
+pub const ACTION_CALLS_LOOK: Duration = Duration::from_millis(100);
+
+/// Time of one call with all its requests; the requests have bounds of their own.
+pub const ACTION_CALL: Duration = Duration::from_mins(2);
+
+/// Bytes of an answer that are read; only its beginning and its end are told.
+pub const ACTION_ANSWER_BYTES: usize = 64 * 1024;
+
+/// Requests of one notification: one for each receiver.
+pub const NOTIFICATION_REQUESTS: usize = 100;

@@ -33,6 +33,8 @@ const SIBLINGS: &[(&str, &str)] = &[
     ("listener", "task"),
     ("listener", "telemetry"),
     ("ask", "cli"),
+    // Actions of automations do what clients may ask for, in transactions of their own.
+    ("services", "api"),
 ];
 
 /// Lines of a file at most; the style asks for 100 to 400.

@@ -98,6 +98,16 @@ async fn patch(State(app): State<App>, Path(id): Path<AutomationId>, body: Bytes
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Enables or disables an automation in a transaction of the caller's.
+///
+/// # Errors
+/// 404 where there is none.
+pub(crate) async fn set_enabled_in(tx: &mut Tx, id: AutomationId, enabled: bool, now: crate::clock::Timestamp) -> Result<(), ApiError> {
+    store::read(tx, id).await?.ok_or_else(missing)?;
+    store::set_enabled(tx, id, now, Some(enabled)).await?;
+    emit_updated(tx, id, now).await
+}
+
 async fn emit_updated(tx: &mut Tx, id: AutomationId, now: crate::clock::Timestamp) -> Result<(), ApiError> {
     let after = store::read(tx, id).await?.ok_or_else(missing)?;
     tx.emit(lifecycle::automation(Happened::Updated, &after, now));

@@ -7,6 +7,7 @@
 //!
 //! To add one: a field in `config/<part>.rs` with unit, default and effect, and its line in that part's `read`.
 
+mod actions;
 mod bus;
 mod cluster;
 mod database;
@@ -21,6 +22,7 @@ mod telemetry;
 
 use std::path::PathBuf;
 
+pub use actions::ActionsSettings;
 pub use bus::BusSettings;
 pub use cluster::ClusterSettings;
 pub use database::{DatabaseSettings, DatabaseTls};
@@ -49,6 +51,8 @@ pub struct Settings {
     pub bus: BusSettings,
     /// Background services.
     pub services: ServicesSettings,
+    /// Calls of automations to the world outside.
+    pub actions: ActionsSettings,
     /// Events.
     pub events: EventsSettings,
     /// Run orchestration.
@@ -101,6 +105,7 @@ impl Settings {
             cluster: ClusterSettings::read(&mut reader, &home),
             bus: BusSettings::read(&mut reader),
             services: ServicesSettings::read(&mut reader),
+            actions: ActionsSettings::read(&mut reader),
             events: EventsSettings::read(&mut reader),
             orchestration: OrchestrationSettings::read(&mut reader),
             telemetry: TelemetrySettings::read(&mut reader),

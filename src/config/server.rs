@@ -48,6 +48,8 @@ pub struct ServerSettings {
     pub encryption_key: Option<Secret>,
     /// `PREFECT_SERVER_UI_ENABLED`: whether the Prefect UI is served when its files are there; default yes.
     pub ui_enabled: bool,
+    /// `PREFECT_UI_URL`: where people see the UI, for links in notifications; default: host and port above.
+    pub ui_url: Option<String>,
     /// `PREFECT_SERVER_UI_V2_ENABLED`: whether a browser without a choice of its own gets the second generation of the UI;
     /// default yes. Both are served.
     pub ui_v2_enabled: bool,
@@ -92,6 +94,7 @@ impl ServerSettings {
             prefect_package: reader.optional(&["PRAETOR_PREFECT_PACKAGE"]),
             encryption_key: reader.optional(&["PREFECT_SERVER_ENCRYPTION_KEY", "ORION_ENCRYPTION_KEY"]),
             ui_enabled: reader.value(&["PREFECT_SERVER_UI_ENABLED", "PREFECT_UI_ENABLED"], true),
+            ui_url: reader.optional(&["PREFECT_UI_URL"]),
             ui_v2_enabled: reader.value(&["PREFECT_SERVER_UI_V2_ENABLED"], true),
             ui_api_url: reader.optional(&["PREFECT_SERVER_UI_API_URL", "PREFECT_UI_API_URL", "PREFECT_API_URL"]),
             ui_serve_base: ui_serve_base(reader),

@@ -5,6 +5,7 @@
 //! whose effect and cursor move in one transaction. Every transaction begins with [`Lead::begin`], which holds the fence
 //! of the epoch: a leader that was paused and wakes up after its successor took over can write nothing.
 
+pub mod actions;
 pub mod background_tasks;
 pub mod cleanup_reconciler;
 pub mod consumer;
@@ -176,6 +177,10 @@ pub fn table(app: &App) -> Vec<Service> {
     if settings.cleanup_reconciler.enabled {
         let (period, batch_size) = (settings.cleanup_reconciler.period, settings.cleanup_reconciler_batch_size);
         all.push(Service::Tick(Box::new(cleanup_reconciler::CleanupReconciler { period, batch_size })));
+    }
+    if settings.triggers_enabled {
+        all.push(Service::Consume(Box::new(actions::Actions)));
+        all.push(Service::Tick(Box::new(actions::calls::ActionCalls::new())));
     }
     if settings.outbox_sweeper.enabled {
         all.push(Service::Tick(Box::new(outbox_sweeper::OutboxSweeper { period: settings.outbox_sweeper.period })));

@@ -7,6 +7,7 @@
 //! Statements are built with sea-query over [`schema`] (imported as `t`). One file per table family holds functions
 //! over `&mut Tx`; what differs between the databases is in [`dialect`].
 
+pub mod action_calls;
 pub mod artifacts;
 pub mod block_documents;
 pub mod block_schemas;
@@ -222,6 +223,12 @@ pub struct Tx {
     after_commit: Option<Arc<dyn AfterCommit>>,
 }
 
+/// A place inside of a transaction; one at a time.
+#[must_use]
+pub struct Mark {
+    emitted: usize,
+}
+
 enum Connection {
     PostgresRead(PoolConnection<Postgres>),
     PostgresWrite(Transaction<'static, Postgres>),
@@ -255,6 +262,33 @@ impl Tx {
         if !self.hints.contains(&hint) {
             self.hints.push(hint);
         }
+    }
+
+    /// Marks a place to which [`Tx::back_to`] undoes.
+    ///
+    /// # Errors
+    /// As any statement.
+    pub async fn mark(&mut self) -> Result<Mark, StoreError> {
+        self.execute_sql("SAVEPOINT marked".to_owned(), Values(Vec::new())).await?;
+        Ok(Mark { emitted: self.emitted.len() })
+    }
+
+    /// Forgets a mark; what was done since stays.
+    ///
+    /// # Errors
+    /// As any statement.
+    pub async fn keep(&mut self, _: Mark) -> Result<(), StoreError> {
+        self.execute_sql("RELEASE SAVEPOINT marked".to_owned(), Values(Vec::new())).await.map(drop)
+    }
+
+    /// Undoes what was done since the mark, its events too; a transaction that a failed statement had spoilt goes on.
+    ///
+    /// # Errors
+    /// As any statement.
+    pub async fn back_to(&mut self, mark: Mark) -> Result<(), StoreError> {
+        self.emitted.truncate(mark.emitted);
+        self.execute_sql("ROLLBACK TO SAVEPOINT marked".to_owned(), Values(Vec::new())).await?;
+        self.execute_sql("RELEASE SAVEPOINT marked".to_owned(), Values(Vec::new())).await.map(drop)
     }
 
     /// Has `listener` told of this transaction's events and hints after the commit.

@@ -6,6 +6,7 @@
 mod harness;
 
 mod automations;
+mod actions;
 mod background_tasks;
 mod bad_input;
 mod dead_letters;

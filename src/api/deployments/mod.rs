@@ -2,8 +2,8 @@
 
 mod body;
 mod crud;
-mod runs;
-mod schedules;
+pub(crate) mod runs;
+pub(crate) mod schedules;
 mod update;
 
 use axum::Router;

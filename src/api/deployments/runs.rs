@@ -218,6 +218,23 @@ async fn make(
     Ok((flow_runs::read(tx, run.id).await?.ok_or_else(gone)?, true))
 }
 
+/// Makes a run of a deployment in a transaction of the caller's, unless there is one with its idempotency key; true where
+/// it was made.
+///
+/// # Errors
+/// As the request of a client.
+pub(crate) async fn create_in(
+    tx: &mut Tx,
+    context: &Context<'_>,
+    id: DeploymentId,
+    given: DeploymentFlowRunCreate,
+    created_by: Option<CreatedBy>,
+) -> Result<(FlowRun, bool), ApiError> {
+    let deployment = store::read(tx, &Key::Id(id)).await?.ok_or_else(missing)?;
+    let hydrator = Hydrator::load(tx, [&deployment.parameters, &given.parameters]).await?;
+    make(tx, context, &deployment, &hydrator, given, created_by).await.map_err(|refusal| refusal.alone(id))
+}
+
 /// Create a run of a deployment.
 async fn create(
     State(app): State<App>,
@@ -228,10 +245,7 @@ async fn create(
     let now = app.now();
     let context = Context::server(now, &app.settings().orchestration);
     let mut tx = app.begin("deployments.create_flow_run").await?;
-    let deployment = store::read(&mut tx, &Key::Id(id)).await?.ok_or_else(missing)?;
-    let hydrator = Hydrator::load(&mut tx, [&deployment.parameters, &body.parameters]).await?;
-    let made = make(&mut tx, &context, &deployment, &hydrator, body, created_by(&headers)).await;
-    let (run, fresh) = made.map_err(|refusal| refusal.alone(id))?;
+    let (run, fresh) = create_in(&mut tx, &context, id, body, created_by(&headers)).await?;
     tx.commit().await?;
     Ok((if fresh { StatusCode::CREATED } else { StatusCode::OK }, Json(run.at(now))))
 }

@@ -19,7 +19,7 @@ use crate::model::deployment::{DeploymentChange, DeploymentSchedule, DeploymentS
 use crate::model::{Patch, json};
 use crate::store::deployments::{self, Key};
 use crate::store::scheduled_runs::{self, Horizon, Which};
-use crate::store::{StoreError, deployment_schedules as store};
+use crate::store::{StoreError, Tx, deployment_schedules as store};
 
 /// The routes of this file.
 pub fn router() -> Router<App> {
@@ -135,23 +135,31 @@ async fn schedule(
     Ok(Json(Value::Null))
 }
 
+/// Pauses a deployment, and takes back the runs that its schedules made; or resumes it.
+///
+/// # Errors
+/// 404 where there is none.
+pub(crate) async fn set_paused(tx: &mut Tx, id: DeploymentId, paused: bool, now: Timestamp) -> Result<(), ApiError> {
+    locked(tx, id, missing).await?;
+    deployments::update(tx, id, now, &DeploymentChange { paused: Patch::Value(paused), ..DeploymentChange::default() }).await?;
+    if paused {
+        scheduled_runs::delete(tx, &[id], Which::Automatic).await?;
+    }
+    Ok(())
+}
+
 /// Pause a deployment and take back the runs that its schedules made.
 async fn pause(State(app): State<App>, Path(id): Path<DeploymentId>) -> Result<Json<Value>, ApiError> {
-    let now = app.now();
     let mut tx = app.begin("deployments.pause").await?;
-    locked(&mut tx, id, missing).await?;
-    deployments::update(&mut tx, id, now, &DeploymentChange { paused: Patch::Value(true), ..DeploymentChange::default() }).await?;
-    scheduled_runs::delete(&mut tx, &[id], Which::Automatic).await?;
+    set_paused(&mut tx, id, true, app.now()).await?;
     tx.commit().await?;
     Ok(Json(Value::Null))
 }
 
 /// Resume a deployment.
 async fn resume(State(app): State<App>, Path(id): Path<DeploymentId>) -> Result<Json<Value>, ApiError> {
-    let now = app.now();
     let mut tx = app.begin("deployments.resume").await?;
-    locked(&mut tx, id, missing).await?;
-    deployments::update(&mut tx, id, now, &DeploymentChange { paused: Patch::Value(false), ..DeploymentChange::default() }).await?;
+    set_paused(&mut tx, id, false, app.now()).await?;
     tx.commit().await?;
     Ok(Json(Value::Null))
 }

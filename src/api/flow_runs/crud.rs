@@ -65,12 +65,21 @@ async fn update(State(app): State<App>, Path(id): Path<FlowRunId>, Json(body): J
 /// Delete a flow run with its task runs, states and logs.
 async fn delete(State(app): State<App>, Path(id): Path<FlowRunId>) -> Result<StatusCode, ApiError> {
     let mut tx = app.begin("flow_runs.delete").await?;
-    let run = store::read_for_update(&mut tx, id).await?.ok_or_else(missing)?;
-    give_back_slots(&app, &mut tx, &[run]).await?;
-    store::delete(&mut tx, &[id]).await?;
+    delete_in(&app, &mut tx, id).await?;
     tx.commit().await?;
     run_logs::delete_soon(&app, vec![Of::FlowRun(id)]);
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Deletes a flow run in a transaction of the caller's; its log lines stay.
+///
+/// # Errors
+/// 404 where there is none.
+pub(crate) async fn delete_in(app: &App, tx: &mut Tx, id: FlowRunId) -> Result<(), ApiError> {
+    let run = store::read_for_update(tx, id).await?.ok_or_else(missing)?;
+    give_back_slots(app, tx, &[run]).await?;
+    store::delete(tx, &[id]).await?;
+    Ok(())
 }
 
 /// Gives back the slots that runs hold of their deployments' concurrency limits.

@@ -1,12 +1,12 @@
 //! `/flow_runs`: [`create`], [`crud`], [`query`], [`input`] and [`logs`]. States are set in `api/flow_runs/state.rs`.
 
 mod create;
-mod crud;
+pub(crate) mod crud;
 mod graph;
 mod input;
 mod logs;
 mod query;
-mod resume;
+pub(crate) mod resume;
 pub mod state;
 
 use axum::Router;

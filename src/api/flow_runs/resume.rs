@@ -20,7 +20,7 @@ use crate::model::filter::variable::VariableFilter;
 use crate::model::flow_run::FlowRunInput;
 use crate::model::state::{self, OrchestrationResult, SetStateStatus, StateResponseDetails, StateType};
 use crate::model::variable::VariableSort;
-use crate::orchestration::{FlowPolicy, set_flow_run_state};
+use crate::orchestration::{Context, FlowPolicy, set_flow_run_state};
 use crate::parameters::{Invalid, Options, hydrate, validate};
 use crate::store::{StoreError, Tx, flow_run_inputs, transitions, variables};
 
@@ -46,19 +46,33 @@ async fn resume(
     let now = app.now();
     let context = caller.context(&app, now);
     let mut tx = app.begin("flow_runs.resume").await?;
-    let (_, state) = transitions::lock_flow_run(&mut tx, id).await?.ok_or_else(missing)?;
+    let result = resume_in(&mut tx, &context, id, body.run_input.unwrap_or_default()).await?;
+    tx.commit().await?;
+    Ok((status(&result, now), Json(result)))
+}
+
+/// Resumes a flow run in a transaction of the caller's.
+///
+/// # Errors
+/// 404 where there is none, and the store's.
+pub(crate) async fn resume_in(
+    tx: &mut Tx,
+    context: &Context<'_>,
+    id: FlowRunId,
+    input: Map<String, Value>,
+) -> Result<OrchestrationResult, ApiError> {
+    let now = context.now;
+    let (_, state) = transitions::lock_flow_run(tx, id).await?.ok_or_else(missing)?;
     let Some(state) = state.filter(|state| state.kind == StateType::Paused) else {
         let reason = "Cannot resume a flow run that is not paused.".to_owned();
-        return Ok((StatusCode::OK, Json(refused(SetStateStatus::Abort, None, reason))));
+        return Ok(refused(SetStateStatus::Abort, None, reason));
     };
     let keyset = state.state_details.run_input_keyset.clone().filter(|keys| !keys.is_empty());
     let input = match &keyset {
-        Some(keys) => {
-            match checked(&mut tx, id, keys.get("schema").map_or("", String::as_str), body.run_input.unwrap_or_default()).await? {
-                Ok(input) => Some(input).filter(|input| !input.is_empty()),
-                Err(reason) => return Ok((StatusCode::OK, Json(refused(SetStateStatus::Reject, Some(state), reason)))),
-            }
-        }
+        Some(keys) => match checked(tx, id, keys.get("schema").map_or("", String::as_str), input).await? {
+            Ok(input) => Some(input).filter(|input| !input.is_empty()),
+            Err(reason) => return Ok(refused(SetStateStatus::Reject, Some(state), reason)),
+        },
         None => None,
     };
     let resumed = if state.state_details.pause_reschedule {
@@ -66,12 +80,11 @@ async fn resume(
     } else {
         state::State::new(StateType::Running, now)
     };
-    let result = set_flow_run_state(&mut tx, &context, id, resumed, FlowPolicy::Core).await?;
+    let result = set_flow_run_state(tx, context, id, resumed, FlowPolicy::Core).await?;
     if let (Some(keys), Some(input), SetStateStatus::Accept) = (keyset, input, result.status) {
-        keep(&mut tx, id, keys.get("response").map_or("", String::as_str), input, now).await?;
+        keep(tx, id, keys.get("response").map_or("", String::as_str), input, now).await?;
     }
-    tx.commit().await?;
-    Ok((status(&result, now), Json(result)))
+    Ok(result)
 }
 
 fn refused(status: SetStateStatus, state: Option<state::State>, reason: String) -> OrchestrationResult {

@@ -19,6 +19,7 @@ use minijinja::value::{Kwargs, Rest, Value};
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior};
 use serde_json::Value as Json;
 
+use super::template::maybe_template;
 use crate::clock::Timestamp;
 
 /// Work of one rendering: instructions, and bytes made (64 bytes are as dear as an instruction).
@@ -79,11 +80,6 @@ impl Context {
     }
 }
 
-/// Whether a text may be a template at all; anything else is its own rendering.
-pub fn is_template(text: &str) -> bool {
-    text.contains("{{") || text.contains("{%")
-}
-
 /// The names that templates read from their context; those that cannot be parsed read nothing.
 pub fn names<'a>(templates: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let environment = Environment::empty();
@@ -102,7 +98,7 @@ pub fn names<'a>(templates: impl IntoIterator<Item = &'a str>) -> Vec<String> {
 /// # Errors
 /// [`RenderError`], also where a bound is reached.
 pub fn render(template: &str, context: &Context) -> Result<String, RenderError> {
-    if !is_template(template) {
+    if !maybe_template(template) {
         return Ok(template.to_owned());
     }
     let failed = |error: String| RenderError { error, template: template.to_owned() };
@@ -174,7 +170,8 @@ fn environment(context: &Context) -> Environment<'static> {
         python::to_json(&value, indent)
     });
     environment.add_filter("join", join);
-    environment.add_filter("center", |text: Value, width: Option<usize>| filled(&python::text(&text), width.unwrap_or(80), ' ', Fill::Both));
+    environment
+        .add_filter("center", |text: Value, width: Option<usize>| filled(&python::text(&text), width.unwrap_or(80), ' ', Fill::Both));
     environment.add_filter("forceescape", |value: Value| escaped(&python::text(&value)));
     environment.add_filter("wordcount", |text: Value| python::text(&text).split_whitespace().count());
     environment.add_filter("truncate", truncate);

@@ -30,10 +30,7 @@ fn context() -> Context {
     context.add("automation", "automation", &json!({"id": "1", "name": "my auto", "enabled": true, "tags": ["a", "b"]}));
     context.add_labels(
         "labels",
-        &IndexMap::from_iter([
-            ("prefect.resource.id".to_owned(), "prefect.flow-run.6".to_owned()),
-            ("team".to_owned(), "blue".to_owned()),
-        ]),
+        &IndexMap::from_iter([("prefect.resource.id".to_owned(), "prefect.flow-run.6".to_owned()), ("team".to_owned(), "blue".to_owned())]),
     );
     context.add("flow", "flow", &json!({"id": "8", "name": "my-flow"}));
     context.add("work_pool", "work-pool", &json!({"id": "9", "name": "pool", "status": "READY"}));
@@ -85,7 +82,10 @@ const RENDERED: &[(&str, &str)] = &[
     ("{{ event.payload.missing.deep.er }}|{{ event.nope.deeper }}|", "||"),
     ("{{ event.payload.missing is defined }} {{ event.payload.when }}", "False 2026-02-03T04:05:06Z"),
     ("{{ event.payload.get('n', 0) + 1 }} {{ event.payload.nested.keys()|list }}", "2 ['b', 'a']"),
-    ("{{ labels }}|{{ labels.team }} {{ labels.prefect.resource.id }} {{ labels['team'] }}|{{ labels.missing }}|", "|blue prefect.flow-run.6 blue||"),
+    (
+        "{{ labels }}|{{ labels.team }} {{ labels.prefect.resource.id }} {{ labels['team'] }}|{{ labels.missing }}|",
+        "|blue prefect.flow-run.6 blue||",
+    ),
     ("{% for k, v in labels %}{{k}}={{v}};{% endfor %}", "prefect.resource.id=prefect.flow-run.6;team=blue;"),
     ("{{ automation.name }} {{ automation.enabled }} {{ automation.tags }}", "my auto True ['a', 'b']"),
     ("{{ automation|ui_url }}", "http://ui.example/automations/automation/1"),
@@ -112,26 +112,44 @@ const RENDERED: &[(&str, &str)] = &[
     ),
     ("{{ 'x{}y'.format(3) }} {{ 'aB'.swapcase() }} {{ '1'.isdigit() }}", "x3y Ab True"),
     ("{{ '%.2f'|format(3.14159) }} {{ none }} {{ true }} {{ 7 // 2 }} {{ 7 / 2 }} {{ 2 ** 3 }} {{ 10 / 2 }}", "3.14 None True 3 3.5 8 5.0"),
-    ("{{ [1, 'a', none, true, 1.5] }} {{ {'a': 1, 'b': [none]} }} {{ (1, 'x') }} {{ (1,) }}", "[1, 'a', None, True, 1.5] {'a': 1, 'b': [None]} (1, 'x') (1,)"),
+    (
+        "{{ [1, 'a', none, true, 1.5] }} {{ {'a': 1, 'b': [none]} }} {{ (1, 'x') }} {{ (1,) }}",
+        "[1, 'a', None, True, 1.5] {'a': 1, 'b': [None]} (1, 'x') (1,)",
+    ),
     ("{{ [\"it's\", 'say \"hi\"', 'ü'] }}", "[\"it's\", 'say \"hi\"', 'ü']"),
     ("{% for i in range(3) %}{{ loop.index }}{{ i }}{% if not loop.last %},{% endif %}{% endfor %}", "10,21,32"),
     ("{% set x = 5 %}{{ x * 2 }}{% macro m(a) %}<{{ a }}>{% endmacro %}{{ m(1) }}", "10<1>"),
     ("{{ event.event.split('.')[-1] }} {{ event.event.split('.')|last|upper }}", "Failed FAILED"),
     ("{{ 'a'|default('b') }} {{ nothing|default('b') }} {{ ''|default('b', true) }}", "a b b"),
-    ("{{ [3,1,2]|sort }} {{ [1,2,3]|sum }} {{ {'b':1,'a':2}|dictsort }} {{ [1,2,3,4]|batch(2)|list }} {{ [1,1,2]|unique|list }}", "[1, 2, 3] 6 [('a', 2), ('b', 1)] [[1, 2], [3, 4]] [1, 2]"),
+    (
+        "{{ [3,1,2]|sort }} {{ [1,2,3]|sum }} {{ {'b':1,'a':2}|dictsort }} {{ [1,2,3,4]|batch(2)|list }} {{ [1,1,2]|unique|list }}",
+        "[1, 2, 3] 6 [('a', 2), ('b', 1)] [[1, 2], [3, 4]] [1, 2]",
+    ),
     ("{{ 'hello world foo'|truncate(9) }} {{ 'a b c'|wordcount }} {{ 'x'|center(5) }}| {{ '<b>x</b>'|striptags }}", "hello... 3   x  | x"),
     ("{{ 'a b'|urlencode }} {{ 1000000|filesizeformat }} {{ 'hello world'|wordwrap(5) }}", "a%20b 1.0 MB hello\nworld"),
-    ("{{ 12345678|humanize_intcomma }} {{ 1234.5|humanize_intcomma }} {{ 1200000|humanize_intword }} {{ 3|humanize_ordinal }} {{ 5|humanize_apnumber }}", "12,345,678 1,234.5 1.2 million 3rd five"),
+    (
+        "{{ 12345678|humanize_intcomma }} {{ 1234.5|humanize_intcomma }} {{ 1200000|humanize_intword }} {{ 3|humanize_ordinal }} {{ 5|humanize_apnumber }}",
+        "12,345,678 1,234.5 1.2 million 3rd five",
+    ),
     ("{{ 123456|humanize_naturalsize }} {{ 123456|humanize_naturalsize(binary=true) }}", "123.5 kB 120.6 KiB"),
-    ("{{ flow_run.total_run_time|humanize_naturaldelta }}, {{ flow_run.total_run_time|humanize_precisedelta }}", "11 minutes, 11 minutes and 10.50 seconds"),
-    ("{{ 3600|humanize_naturaldelta }} {{ 90000|humanize_naturaldelta }} {{ 40000000|humanize_naturaldelta }} {{ 3000000|humanize_naturaldelta }}", "an hour a day 1 year, 3 months a month"),
-    ("{{ 90061|humanize_precisedelta }} {{ 45|humanize_naturaltime }} {{ 7200|humanize_naturaltime }}", "1 day, 1 hour, 1 minute and 1 second 45 seconds ago 2 hours ago"),
+    (
+        "{{ flow_run.total_run_time|humanize_naturaldelta }}, {{ flow_run.total_run_time|humanize_precisedelta }}",
+        "11 minutes, 11 minutes and 10.50 seconds",
+    ),
+    (
+        "{{ 3600|humanize_naturaldelta }} {{ 90000|humanize_naturaldelta }} {{ 40000000|humanize_naturaldelta }} {{ 3000000|humanize_naturaldelta }}",
+        "an hour a day 1 year, 3 months a month",
+    ),
+    (
+        "{{ 90061|humanize_precisedelta }} {{ 45|humanize_naturaltime }} {{ 7200|humanize_naturaltime }}",
+        "1 day, 1 hour, 1 minute and 1 second 45 seconds ago 2 hours ago",
+    ),
     ("{{ event.occurred|humanize_naturalday }} {{ event.occurred|humanize_naturaldate }}", "Jan 05 Jan 05 2026"),
     ("{# gone #}x{% raw %}{{ raw }}{% endraw %}", "x{{ raw }}"),
     ("line\n{% if true %}\nx\n{% endif %}\n", "line\n\nx\n"),
     ("{{ 'a<b'|tojson }} {{ none|tojson }} {{ 1.0|tojson }} {{ 'ü'|tojson }}", r#""a\u003cb" null 1.0 "\u00fc""#),
     ("{{ event.related[1]|tojson }}", r#"{"prefect.resource.id": "prefect.tag.x", "prefect.resource.role": "tag"}"#),
-    ("{{ event.occurred|string }} {{ ''.__class__ }}|{{ event.model_dump()|length }}", "2026-01-05 10:11:11.500000+00:00 |7"),
+    ("{{ event.occurred|string }} {{ ''.__class__ }}|{{ event.model_dump()|length }}", "2026-01-05 10:11:11.500000+00:00 |8"),
 ];
 
 #[test]
@@ -150,7 +168,8 @@ fn templates_render_as_the_reference_renders_them() {
 #[test]
 fn what_goes_on_too_long_or_grows_too_large_fails() {
     let context = context();
-    let nested = "{% for a in range(100) %}{% for b in range(100) %}".to_owned() + &"{{ a }}{{ b }}".repeat(100) + "{% endfor %}{% endfor %}";
+    let nested =
+        "{% for a in range(100) %}{% for b in range(100) %}".to_owned() + &"{{ a }}{{ b }}".repeat(100) + "{% endfor %}{% endfor %}";
     for template in [
         "{% for i in range(101) %}{{ i }}{% endfor %}",
         "{{ 'x' * 1000000000 }}",

@@ -43,6 +43,16 @@ CREATE TABLE praetor.lease (
 CREATE INDEX ix_lease__expires ON praetor.lease (expires, id);
 CREATE INDEX ix_lease__limit_ids ON praetor.lease USING gin (limit_ids);
 
+-- Calls to the world outside that automations caused: made after the commit that wrote them here, deleted with their outcome.
+CREATE TABLE praetor.action_call (
+    id uuid NOT NULL,                       -- the invocation; the world knows the call by it
+    block_document_id uuid NOT NULL,        -- what is called
+    action jsonb NOT NULL,                  -- the triggered action
+    created timestamptz NOT NULL,
+    CONSTRAINT pk_action_call PRIMARY KEY (id)
+);
+CREATE INDEX ix_action_call__created ON praetor.action_call (created, id);
+
 -- Entries that a consumer group gave up on, kept until someone replays or deletes them.
 CREATE TABLE praetor.dead_letter (
     id uuid NOT NULL,                       -- id of the message

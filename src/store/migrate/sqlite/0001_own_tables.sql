@@ -43,6 +43,16 @@ CREATE TABLE praetor_lease (
 );
 CREATE INDEX ix_praetor_lease__expires ON praetor_lease (expires, id);
 
+-- Calls to the world outside that automations caused: made after the commit that wrote them here, deleted with their outcome.
+CREATE TABLE praetor_action_call (
+    id CHAR(36) NOT NULL,                   -- the invocation; the world knows the call by it
+    block_document_id CHAR(36) NOT NULL,    -- what is called
+    action JSON NOT NULL,                   -- the triggered action
+    created DATETIME NOT NULL,
+    CONSTRAINT pk_praetor_action_call PRIMARY KEY (id)
+);
+CREATE INDEX ix_praetor_action_call__created ON praetor_action_call (created, id);
+
 -- Entries that a consumer group gave up on, kept until someone replays or deletes them.
 CREATE TABLE praetor_dead_letter (
     id CHAR(36) NOT NULL,                   -- id of the message
