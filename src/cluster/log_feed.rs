@@ -139,7 +139,7 @@ pub(super) async fn follow_others(core: Arc<Core>) {
     let mut watched = interest.subscribe();
     loop {
         let wanted = stopping.run_until_cancelled(watched.wait_for(|subscribers| *subscribers > 0)).await;
-        if !wanted.is_some_and(|wanted| wanted.is_ok()) {
+        if wanted.is_none_or(|wanted| wanted.is_err()) {
             return;
         }
         let end = stopping.child_token();
@@ -162,10 +162,7 @@ pub(super) async fn follow_others(core: Arc<Core>) {
 /// Hears what node `id` has to tell, again and again until `end`, or until it is no member any more.
 async fn follow(core: Arc<Core>, id: u64, end: CancellationToken) {
     while let Some(address) = core.address(id) {
-        let broken = match end.run_until_cancelled(hear(&core, id, &address)).await {
-            None => return,
-            Some(broken) => broken,
-        };
+        let Some(broken) = end.run_until_cancelled(hear(&core, id, &address)).await else { return };
         if broken {
             let _nobody = core.logs.inner.heard.send(Heard::Gap);
         }

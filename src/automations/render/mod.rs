@@ -269,7 +269,7 @@ fn file_size(value: &Value, binary: bool) -> Result<String, Error> {
         (1000.0, ["kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB"])
     };
     if bytes < base {
-        return Ok(if bytes == 1.0 { "1 Byte".to_owned() } else { format!("{bytes:.0} Bytes") });
+        return Ok(if (bytes - 1.0).abs() < f64::EPSILON { "1 Byte".to_owned() } else { format!("{bytes:.0} Bytes") });
     }
     let power = (bytes.log(base) as usize).clamp(1, units.len());
     Ok(format!("{:.1} {}", bytes / f64::powi(base, power as i32), units[power - 1]))

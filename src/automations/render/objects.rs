@@ -200,7 +200,7 @@ impl Moment {
             by += TimeDelta::microseconds((amount.unwrap_or(0.0) * seconds * 1e6) as i64);
         }
         named.assert_all_used()?;
-        let moved = self.0.clone().checked_add_signed(by * sign);
+        let moved = self.0.checked_add_signed(by * sign);
         moved.map(|at| Value::from_object(Self(at))).ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "out of range"))
     }
 

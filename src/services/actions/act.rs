@@ -36,7 +36,8 @@ pub(super) async fn act(lead: &Lead, tx: &mut Tx, action: &TriggeredAction, repo
             report.relate(format!("prefect.deployment.{id}"), "target", None);
             let paused = matches!(action.action, Action::PauseDeployment(_));
             deployments::schedules::set_paused(tx, id, paused, now).await.map_err(|error| refused(kind, error, report))?;
-            done(report, 200)
+            done(report, 200);
+            Ok(())
         }
         Action::CancelFlowRun => {
             let message = format!("Cancelled by Automation {automation}");
@@ -56,7 +57,8 @@ pub(super) async fn act(lead: &Lead, tx: &mut Tx, action: &TriggeredAction, repo
         Action::DeleteFlowRun => {
             let id = flow_run(action, report)?;
             flow_runs::crud::delete_in(&lead.app, tx, id).await.map_err(|error| refused(kind, error, report))?;
-            done(report, 204)
+            done(report, 204);
+            Ok(())
         }
         Action::ResumeFlowRun => {
             let id = flow_run(action, report)?;
@@ -78,7 +80,11 @@ pub(super) async fn act(lead: &Lead, tx: &mut Tx, action: &TriggeredAction, repo
                 Some(before) => work_pools::queues::change(tx, &before, now, &update, false).await?,
                 None => false,
             };
-            if changed { done(report, 204) } else { not_found(kind, report) }
+            if !changed {
+                return not_found(kind, report);
+            }
+            done(report, 204);
+            Ok(())
         }
         Action::PauseWorkPool(on) | Action::ResumeWorkPool(on) => {
             let id = WorkPoolId::from(target(action, "work-pool", on.source, on.work_pool_id)?);
@@ -89,22 +95,23 @@ pub(super) async fn act(lead: &Lead, tx: &mut Tx, action: &TriggeredAction, repo
             let update =
                 WorkPoolUpdate { is_paused: Patch::Value(matches!(action.action, Action::PauseWorkPool(_))), ..WorkPoolUpdate::default() };
             work_pools::pools::change(tx, &before, now, &update, None).await?;
-            done(report, 204)
+            done(report, 204);
+            Ok(())
         }
         Action::PauseAutomation(on) | Action::ResumeAutomation(on) => {
             let id = AutomationId::from(target(action, "automation", on.source, on.automation_id)?);
             report.relate(format!("prefect.automation.{id}"), "target", None);
             let enabled = matches!(action.action, Action::ResumeAutomation(_));
             automations::set_enabled_in(tx, id, enabled, now).await.map_err(|error| refused(kind, error, report))?;
-            done(report, 204)
+            done(report, 204);
+            Ok(())
         }
         Action::SendNotification(_) | Action::CallWebhook(_) => unreachable!("calls are made after the commit"),
     }
 }
 
-fn done(report: &mut Report, status: u16) -> Result<(), Failure> {
+fn done(report: &mut Report, status: u16) {
     report.details.insert("status_code".to_owned(), status.into());
-    Ok(())
 }
 
 fn not_found(kind: &str, report: &mut Report) -> Result<(), Failure> {
@@ -212,7 +219,8 @@ async fn run_deployment(
     match deployments::runs::create_in(tx, &context, id, given, Some(by)).await {
         Ok((run, made)) => {
             report.relate(format!("prefect.flow-run.{}", run.id), "flow-run", Some(&run.name));
-            done(report, if made { 201 } else { 200 })
+            done(report, if made { 201 } else { 200 });
+            Ok(())
         }
         Err(error) => {
             if let crate::api::ApiError::Detail { status, detail } = &error

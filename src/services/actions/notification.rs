@@ -51,7 +51,9 @@ pub(super) fn requests(slug: &str, data: &Map<String, Value>, subject: &str, bod
         return Err(format!("a notification goes to {} receivers at most", limits::NOTIFICATION_REQUESTS));
     }
     let allow_private = flag(data, "allow_private_urls", true);
-    requests.iter_mut().for_each(|request| request.allow_private = allow_private);
+    for request in &mut requests {
+        request.allow_private = allow_private;
+    }
     Ok(requests)
 }
 
@@ -308,7 +310,7 @@ impl Message<'_> {
                 body["channel"] = channel.as_str().into();
             }
             let mut request = Request::json(url.clone(), python_dumps(&body));
-            request.headers[0].1 = PLAIN_AGENT.to_owned();
+            PLAIN_AGENT.clone_into(&mut request.headers[0].1);
             request
         };
         Ok(if channels.is_empty() { vec![one(None)] } else { channels.iter().map(|channel| one(Some(channel))).collect() })
