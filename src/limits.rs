@@ -76,6 +76,12 @@ pub const SERVICE_RETRY: Duration = Duration::from_millis(250);
 /// Time without success after which a service counts as unable to work (or two periods, where that is longer).
 pub const SERVICE_PATIENCE: Duration = Duration::from_secs(15);
 
+/// How often it is looked whether a service is stuck.
+pub const SERVICE_LOOK: Duration = Duration::from_millis(500);
+
+/// How long a node that could not do the services' work leaves their lead to others.
+pub const SERVICE_REST: Duration = Duration::from_mins(1);
+
 /// Entries that the event persister writes in one transaction.
 pub const EVENT_PERSISTER_BATCH: usize = 2000;
 
@@ -236,3 +242,27 @@ pub const ACTION_ANSWER_BYTES: usize = 64 * 1024;
 
 /// Requests of one notification: one for each receiver.
 pub const NOTIFICATION_REQUESTS: usize = 100;
+
+/// Runs that one tick of a service ends, as the reference.
+pub const SERVICE_RUNS: u64 = 200;
+
+/// Runs that a service ends in one transaction.
+pub const SERVICE_RUNS_TRANSACTION: usize = 20;
+
+/// Workers, pools, deployments and queues each that one tick of the foreman marks.
+pub const FOREMAN_ROWS: u64 = 500;
+
+/// Expired leases whose slots are taken back in one tick, as the reference.
+pub const REPOSSESSOR_LEASES: u64 = 100;
+
+/// Limits whose count is set right in one tick.
+pub const REPOSSESSOR_LIMITS: u64 = 50;
+
+/// Transactions of one tick of a vacuum.
+pub const VACUUM_BATCHES: u64 = 200;
+
+/// Flow runs named by log lines or artifacts that the vacuum looks up at once.
+pub const VACUUM_OWNERS: u64 = 1000;
+
+/// Log lines of a deleted run that are deleted in one transaction.
+pub const RUN_LOGS_BATCH: u64 = 5000;

@@ -9,12 +9,14 @@ mod status;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use axum::Router;
 use axum::response::IntoResponse;
+use chrono::SecondsFormat;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -26,16 +28,16 @@ use tower::ServiceExt;
 use crate::api::health::{self, Probes};
 use crate::app::App;
 use crate::clock::SystemClock;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Leaving};
 use crate::config::Settings;
 use crate::listener::{Body, Limits, Listener};
 use crate::services::driver;
-use crate::services::status::Board;
+use crate::services::status::{Board, ServiceStatus};
 use crate::store::open::OpenError;
 use crate::store::{self, Store};
 use crate::task::{Stopped, Tasks};
-use crate::telemetry::Telemetry;
 use crate::telemetry::readiness::Readiness;
+use crate::telemetry::{Telemetry, metrics};
 
 /// Parts as `/readyz` names them.
 const DATABASE: &str = "database";
@@ -95,7 +97,10 @@ pub async fn run(settings: Settings, options: RunOptions) -> anyhow::Result<()> 
     announce(&settings, options.role, address);
     readiness.not_ready(group::GROUP, "not started yet");
     let cluster = group::join(&settings, options.role, address).await?;
-    background.spawn_vital("node.watch_group", group::watch_group(Arc::downgrade(&cluster), readiness.clone(), background.clone()));
+    background.spawn_vital(
+        "node.watch_group",
+        group::watch_group(Arc::downgrade(&cluster), readiness.clone(), background.clone(), settings.failpoint),
+    );
 
     let beat = telemetry.clone();
     let stopping = background.stopping();
@@ -126,7 +131,7 @@ pub async fn run(settings: Settings, options: RunOptions) -> anyhow::Result<()> 
     if let Some(Err(error)) = started {
         requests.shutdown(Duration::from_millis(100)).await;
         background.shutdown(Duration::from_secs(1)).await;
-        leave(cluster).await;
+        leave(cluster, Leaving::Alone).await;
         return Err(error);
     }
     if started.is_some() {
@@ -141,7 +146,7 @@ pub async fn run(settings: Settings, options: RunOptions) -> anyhow::Result<()> 
             tracing::warn!("{step} did not end within {} s and was dropped: {}", grace.as_secs(), names.join(", "));
         }
     }
-    leave(cluster).await;
+    leave(cluster, signals.leaving()).await;
     if let Some(name) = requests.failed().or(background.failed()) {
         bail!("the node stopped because its task {name} ended");
     }
@@ -149,10 +154,10 @@ pub async fn run(settings: Settings, options: RunOptions) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Leaves the group in good order: what was published is committed, the leads are handed over.
-async fn leave(cluster: Arc<Cluster>) {
+/// Leaves the group in good order: what was published is committed, the leads are handed over where the others stay.
+async fn leave(cluster: Arc<Cluster>, leaving: Leaving) {
     if let Some(cluster) = Arc::into_inner(cluster) {
-        cluster.shutdown().await;
+        cluster.shutdown(leaving).await;
     } else {
         tracing::warn!("the group is still in use by a request that was dropped; its lead is not handed over");
     }
@@ -249,16 +254,20 @@ async fn watch_services(app: App, board: Board, readiness: Readiness) {
     let stopping = app.tasks().stopping();
     let mut shown: Vec<&'static str> = Vec::new();
     while stopping.run_until_cancelled(tokio::time::sleep(SERVICES_CHECK)).await.is_some() {
-        let (services, stuck) = (board.list(), board.stuck(app.now()));
+        let now = app.now();
+        let (services, stuck) = (board.list(now), board.stuck(now));
         for name in shown.extract_if(.., |name| services.iter().all(|service| service.name != *name)) {
             readiness.forget(name);
         }
         for service in services {
+            metrics::service_behind(service.name, service.behind_seconds, service.lag);
             if stuck.contains(&service.name) {
                 let error = service.error.as_deref().unwrap_or("no error was reported");
-                readiness.not_ready(service.name, format!("no success for more than {} s: {error}", service.patience_seconds));
+                let since = service.last_success.map_or_else(|| "its start".to_owned(), |at| at.to_rfc3339());
+                readiness.not_ready(service.name, format!("no success since {since}: {error}"));
             } else {
                 readiness.ready(service.name);
+                readiness.note(service.name, told(&service));
             }
             if !shown.contains(&service.name) {
                 shown.push(service.name);
@@ -267,11 +276,27 @@ async fn watch_services(app: App, board: Board, readiness: Readiness) {
     }
 }
 
+/// How a service does, in a few words for `/readyz?verbose`.
+fn told(service: &ServiceStatus) -> String {
+    let Some(last) = service.last_success else { return "not due yet".to_owned() };
+    let mut text = format!("last success {}, {:.3} s", last.to_rfc3339_opts(SecondsFormat::Millis, true), service.duration_seconds);
+    if let Some(lag) = service.lag {
+        text.push_str(&format!(", {lag} entries behind"));
+    }
+    if service.behind_seconds > 0.0 {
+        text.push_str(&format!(", {:.1} s behind", service.behind_seconds));
+    }
+    if let Some(error) = &service.error {
+        text.push_str(&format!(", failed last: {error}"));
+    }
+    text
+}
+
 async fn check_database(app: &App, readiness: &Readiness) {
     let select = sea_query::Query::select().expr(sea_query::Expr::val(1)).to_owned();
     let answer = async { app.read("node.check").await?.fetch_one(&select).await };
     let answered = answer.await;
-    crate::telemetry::metrics::store_available(answered.is_ok());
+    metrics::store_available(answered.is_ok());
     match answered {
         Ok(_) => readiness.ready(DATABASE),
         Err(error) => readiness.not_ready(DATABASE, format!("it does not answer: {error}")),
@@ -321,6 +346,8 @@ fn starting() -> axum::response::Response {
 /// The signals that ask a node to stop.
 struct StopSignals {
     received: tokio_util::sync::CancellationToken,
+    /// Told to stop by the end of the parent, which takes the whole group with it.
+    parent_ended: Arc<AtomicBool>,
 }
 
 impl StopSignals {
@@ -330,15 +357,24 @@ impl StopSignals {
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
         let tasks = Tasks::new();
         let token = received.clone();
+        let parent_ended = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&parent_ended);
         tasks.spawn("node.signals", async move {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
-                () = parent_is_gone(exit_with_parent) => tracing::warn!("the parent process ended"),
+                () = parent_is_gone(exit_with_parent) => {
+                    tracing::info!("the parent process lets go of this node, and of all others");
+                    ended.store(true, Ordering::Relaxed);
+                }
             }
             token.cancel();
         });
-        Ok(Self { received })
+        Ok(Self { received, parent_ended })
+    }
+
+    fn leaving(&self) -> Leaving {
+        if self.parent_ended.load(Ordering::Relaxed) { Leaving::Together } else { Leaving::Alone }
     }
 
     async fn received(&self) {

@@ -84,7 +84,7 @@ impl Tasks {
                 Some(Ok(output)) => Some(output),
                 Some(Err(panic)) => {
                     metrics::task_failed(name);
-                    tracing::error!(task = name, "the task {name} panicked: {}", message(panic.as_ref()));
+                    tracing::error!(task = name, "the task {name} panicked: {}", panic_message(panic.as_ref()));
                     None
                 }
                 None => None,
@@ -145,7 +145,8 @@ impl Tasks {
     }
 }
 
-fn message(panic: &(dyn std::any::Any + Send)) -> &str {
+/// What a panic said.
+pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
     if let Some(text) = panic.downcast_ref::<&str>() {
         text
     } else if let Some(text) = panic.downcast_ref::<String>() {

@@ -156,6 +156,19 @@ impl Dev {
         .with_context(|| last_lines(&self.log(), 60))
     }
 
+    /// SIGTERM, as ctrl-C; gives how long the whole group took to end.
+    ///
+    /// # Errors
+    /// It does not end in time.
+    #[expect(clippy::disallowed_methods, reason = "measures elapsed time only")]
+    pub async fn stop(&mut self) -> anyhow::Result<Duration> {
+        let begun = Instant::now();
+        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM)?;
+        let child = &mut self.child;
+        until(STOP_WITHIN, "praetor dev ends", async || child.try_wait().ok().flatten()).await?;
+        Ok(begun.elapsed())
+    }
+
     async fn wait_up(&mut self) -> anyhow::Result<()> {
         let all = self.options.nodes as usize;
         let probe = self.http();

@@ -26,7 +26,7 @@ use crate::model::concurrency::{
 };
 use crate::store::concurrency_limits::{self as store, Key, v1};
 use crate::store::leases::{self, FOREVER, Lease, Occupancy};
-use crate::store::{StoreError, Tx};
+use crate::store::{StoreError, Tx, slots};
 
 /// The routes of this file.
 pub fn router() -> Router<App> {
@@ -151,7 +151,7 @@ async fn reset(State(app): State<App>, Path(tag): Path<String>, Embedded(body): 
     let holders = body.slot_override.unwrap_or_default();
     let mut tx = app.begin("concurrency_limits.reset").await?;
     if let Some(limit) = store::read(&mut tx, &Key::Name(name(&tag))).await? {
-        leases::revoke_on(&mut tx, limit.id, now, waits(&app, now)).await?;
+        slots::detach(&mut tx, limit.id, now).await?;
         let count = ConcurrencyLimitV2Update { active_slots: Patch::Value(holders.len() as i64), ..ConcurrencyLimitV2Update::default() };
         store::update(&mut tx, &Key::Id(limit.id), now, &count).await?;
         for id in holders {
@@ -170,7 +170,7 @@ async fn delete_either(app: &App, key: &Key, old: &v1::Key) -> Result<Json<Value
     let now = app.now();
     let mut tx = app.begin("concurrency_limits.delete").await?;
     if let Some(limit) = store::read(&mut tx, key).await? {
-        leases::revoke_on(&mut tx, limit.id, now, waits(app, now)).await?;
+        slots::detach(&mut tx, limit.id, now).await?;
         store::delete(&mut tx, key).await?;
         tx.emit(lifecycle::concurrency_limit_v2(Action::Deleted, &limit, now));
     } else {

@@ -20,9 +20,9 @@ use crate::model::concurrency::{
 };
 use crate::model::json::invalid;
 use crate::orchestration::{Context, interval};
-use crate::store::Tx;
 use crate::store::concurrency_limits::{self as store, Key};
 use crate::store::leases::{self, Occupancy};
+use crate::store::{Tx, slots as unleased};
 
 /// The routes of this file.
 pub fn router() -> Router<App> {
@@ -71,6 +71,7 @@ async fn create(
     let now = app.now();
     let mut tx = app.begin("concurrency_limits_v2.create").await?;
     let created = store::insert(&mut tx, now, &body).await?;
+    unleased::set(&mut tx, &created, created.active_slots, now).await?;
     tx.emit(lifecycle::concurrency_limit_v2(Action::Created, &created, now));
     tx.commit().await?;
     Ok((StatusCode::CREATED, Json(created)))
@@ -105,7 +106,11 @@ async fn update(
 ) -> Result<StatusCode, ApiError> {
     let now = app.now();
     let mut tx = app.begin("concurrency_limits_v2.update").await?;
-    let key = Key::Id(store::read(&mut tx, &Key::of(&key)).await?.ok_or_else(missing)?.id);
+    let before = store::read(&mut tx, &Key::of(&key)).await?.ok_or_else(missing)?;
+    let key = Key::Id(before.id);
+    if let Some(slots) = body.active_slots.as_value() {
+        unleased::set(&mut tx, &before, *slots, now).await?;
+    }
     store::update(&mut tx, &key, now, &body).await?;
     let after = store::read(&mut tx, &key).await?.ok_or_else(missing)?;
     tx.emit(lifecycle::concurrency_limit_v2(Action::Updated, &after, now));
@@ -117,6 +122,7 @@ async fn update(
 async fn delete(State(app): State<App>, Path(key): Path<String>) -> Result<StatusCode, ApiError> {
     let mut tx = app.begin("concurrency_limits_v2.delete").await?;
     let limit = store::read(&mut tx, &Key::of(&key)).await?.ok_or_else(missing)?;
+    unleased::detach(&mut tx, limit.id, app.now()).await?;
     store::delete(&mut tx, &Key::Id(limit.id)).await?;
     tx.emit(lifecycle::concurrency_limit_v2(Action::Deleted, &limit, app.now()));
     tx.commit().await?;
@@ -242,7 +248,8 @@ async fn increment(
     let waits = waits(&app, now);
     let mut tx = app.begin("concurrency_limits_v2.increment").await?;
     let limits = able(&mut tx, &body.names, body.slots, body.mode).await?;
-    if !store::take(&mut tx, &active_ids(&limits), body.slots, now, waits).await? {
+    let active: Vec<_> = limits.iter().filter(|limit| limit.active).cloned().collect();
+    if !unleased::take(&mut tx, &active, body.slots, now, waits).await? {
         return Err(locked(tx, &limits, body.slots, now, waits).await?);
     }
     tx.commit().await?;
@@ -293,7 +300,7 @@ async fn decrement(
     let now = app.now();
     let mut tx = app.begin("concurrency_limits_v2.decrement").await?;
     let limits = store::read_named(&mut tx, &body.names).await?;
-    store::give_back(&mut tx, &active_ids(&limits), body.slots, body.occupancy_seconds, now, waits(&app, now)).await?;
+    unleased::give_back(&mut tx, &active_ids(&limits), body.slots, body.occupancy_seconds, now, waits(&app, now)).await?;
     tx.commit().await?;
     Ok(Json(minimal(limits)))
 }
@@ -318,12 +325,11 @@ struct RenewBody {
     lease_duration: f64,
 }
 
-/// Let a lease run on.
+/// Let a lease run on. One statement, which needs no transaction.
 async fn renew(State(app): State<App>, Path(id): Path<LeaseId>, Embedded(body): Embedded<RenewBody>) -> Result<StatusCode, ApiError> {
-    let mut tx = app.begin("concurrency_limits_v2.renew").await?;
-    if !leases::renew(&mut tx, id, duration(body.lease_duration), app.now()).await? {
+    let mut connection = app.read("concurrency_limits_v2.renew").await?;
+    if !leases::renew(&mut connection, id, duration(body.lease_duration), app.now()).await? {
         return Err(ApiError::detail(StatusCode::GONE, "Lease not found - it may have expired or been revoked"));
     }
-    tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -36,7 +36,10 @@ async fn readyz(State(probes): State<Probes>, RawQuery(query): RawQuery) -> Resp
     for (part, reason) in &parts {
         let written = match reason {
             Some(reason) => writeln!(body, "[-] {part}: {reason}"),
-            None if verbose => writeln!(body, "[+] {part}: ok"),
+            None if verbose => match probes.readiness.noted(part) {
+                Some(note) => writeln!(body, "[+] {part}: ok, {note}"),
+                None => writeln!(body, "[+] {part}: ok"),
+            },
             None => Ok(()),
         };
         written.expect("writing to a string cannot fail");

@@ -11,7 +11,6 @@ pub mod middleware;
 pub mod operations;
 pub mod page;
 pub mod provenance;
-pub mod run_logs;
 pub mod run_states;
 
 pub mod concurrency_limits;

@@ -12,17 +12,16 @@ use crate::api::extract::{Embedded, Json, Path};
 use crate::api::filters::{CountBody, ListBody};
 use crate::api::history::HistoryBody;
 use crate::api::page::Page;
-use crate::api::{run_logs, task_queue};
+use crate::api::task_queue;
 use crate::app::App;
 use crate::id::TaskRunId;
 use crate::model::run::HistoryInterval;
 use crate::model::state::{self as states, StateCreate};
 use crate::model::task_run::{TaskRun, TaskRunCreate, TaskRunResponse, TaskRunSort, TaskRunUpdate};
 use crate::orchestration::{Context, TaskPolicy, set_task_run_state};
-use crate::store::logs::Of;
 use crate::store::run_history::Runs;
 use crate::store::task_deliveries::Rank;
-use crate::store::{run_labels, task_runs as store};
+use crate::store::{old, run_labels, task_runs as store};
 
 /// The routes of this file.
 pub fn router() -> Router<App> {
@@ -132,7 +131,7 @@ async fn delete(State(app): State<App>, Path(id): Path<TaskRunId>) -> Result<Sta
     if store::delete(&mut tx, &[id]).await? == 0 {
         return Err(ApiError::not_found("Task not found"));
     }
+    old::remember_runs(&mut tx, &[], &[id], app.now()).await?;
     tx.commit().await?;
-    run_logs::delete_soon(&app, vec![Of::TaskRun(id)]);
     Ok(StatusCode::NO_CONTENT)
 }

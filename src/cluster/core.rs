@@ -45,6 +45,8 @@ pub(super) struct Core {
     pub unfit: Mutex<Option<String>>,
     /// What the other nodes last said of themselves.
     pub probes: Mutex<Probes>,
+    /// Until when this node wants no lead of the services, because it could not do their work.
+    pub unwell_until: Mutex<Option<Instant>>,
     /// Set once everything known before the last stop is applied again.
     pub recovered: AtomicBool,
     /// Log lines from node to node.
@@ -161,10 +163,21 @@ impl Core {
         applied.wait_for(|applied| *applied >= index).await.map(drop).map_err(stopped)
     }
 
+    /// The other nodes that answered of late, be they asked by a leader or by the probe.
+    pub(super) fn peers_up(&self) -> Vec<u64> {
+        let probes = self.probes.lock();
+        probes.iter().filter(|(_, (at, _))| at.elapsed() < limits::PROBE_EVERY * 3).map(|(id, _)| *id).collect()
+    }
+
     /// Remembers why this node cannot take part; the first reason stays.
     pub(super) fn set_unfit(&self, reason: String) {
         tracing::error!(node.id = self.node_id(), "{reason}");
         self.unfit.lock().get_or_insert(reason);
+    }
+
+    /// Whether this node may lead the services now.
+    pub(super) fn may_run_services(&self) -> bool {
+        self.config.may_run_services && self.unwell_until.lock().is_none_or(|until| until <= Instant::now())
     }
 
     pub(super) fn is_draining(&self) -> bool {

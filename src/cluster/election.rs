@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::Instant as _;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::batcher::Batcher;
 use super::core::Core;
@@ -22,7 +22,7 @@ pub(super) fn member(core: &Core) -> Member {
         http_address: core.config.http_address.clone(),
         peer_address: core.config.members().remove(&core.node_id()).unwrap_or_default(),
         version: core.config.version.clone(),
-        may_run_services: core.config.may_run_services,
+        may_run_services: core.may_run_services(),
         incarnation: core.identity.starts(),
     }
 }
@@ -36,6 +36,7 @@ pub(super) async fn run(core: Arc<Core>, batcher: Batcher) {
     let stopping = core.tasks.stopping();
     // The leadership (term and node) in which the election was renewed.
     let mut renewed = None;
+    let mut nobody_since: Option<Instant> = None;
     loop {
         tokio::select! {
             _ = tick.tick() => {}
@@ -47,6 +48,13 @@ pub(super) async fn run(core: Arc<Core>, batcher: Batcher) {
             continue;
         }
         let current = view.borrow_and_update().clone();
+        // A node that is unwell is better than none.
+        match nobody_since {
+            _ if current.services.is_some() => nobody_since = None,
+            None => nobody_since = Some(Instant::now()),
+            Some(since) if since.elapsed() > limits::NODE_AWAY * 2 => *core.unwell_until.lock() = None,
+            Some(_) => {}
+        }
         if core.is_leader() {
             lead(&core, &batcher, &current, &mut renewed).await;
         } else {
@@ -91,8 +99,14 @@ async fn lead(core: &Core, batcher: &Batcher, view: &ClusterView, renewed: &mut 
         None => true,
         Some(services) => !is_alive(core, services.node),
     };
-    if vacant && let Some(node) = preferred(core, view) {
+    if !vacant {
+        return;
+    }
+    if let Some(node) = preferred(core, view) {
         elect(core, batcher, node, Some(view.newest_epoch)).await;
+    } else if let Some(services) = view.services {
+        // Nobody can follow it, and all shall know.
+        submit(batcher, Command::ResignServices { node: services.node, epoch: services.epoch }).await;
     }
 }
 
@@ -113,12 +127,20 @@ async fn elect(core: &Core, batcher: &Batcher, node: u64, replaces: Option<u64>)
 /// This node if it may, otherwise the member that may, lives and has the lowest id; one that leads already and lives stays only
 /// if this node may not.
 fn preferred(core: &Core, view: &ClusterView) -> Option<u64> {
-    if core.config.may_run_services {
+    if core.may_run_services() {
         return Some(core.node_id());
     }
     let may = |id: &u64| is_alive(core, *id);
     let current = view.services.map(|services| services.node).filter(may);
-    current.or_else(|| view.members.values().filter(|member| member.may_run_services).map(|member| member.id).find(|id| may(id)))
+    current.or_else(|| others_that_may(core, view).next())
+}
+
+/// The other members that may lead the services and live, by id.
+pub(super) fn others_that_may(core: &Core, view: &ClusterView) -> impl Iterator<Item = u64> {
+    let others = view.members.values().filter(|member| member.may_run_services && member.id != core.node_id());
+    let ids: Vec<u64> = others.map(|member| member.id).collect();
+    let alive: Vec<u64> = ids.into_iter().filter(|id| is_alive(core, *id)).collect();
+    alive.into_iter()
 }
 
 /// Whether a node answered this leader's heartbeats within [`limits::NODE_AWAY`].

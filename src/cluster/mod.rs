@@ -66,10 +66,20 @@ pub use status::{ClusterStatus, GroupStatus, NodeStatus, StreamStatus};
 use crate::bus::Bus;
 use crate::bus::command::Command;
 use crate::bus::state::BusState;
+use crate::config::Failpoint;
 use crate::task::Tasks;
 
 /// Threads of Raft's own runtime: one may apply entries while the other answers heartbeats.
 const RAFT_THREADS: usize = 2;
+
+/// Who leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leaving {
+    /// This node; the others go on.
+    Alone,
+    /// The whole group.
+    Together,
+}
 
 /// This node's place in the group. Dropping it ends the node as a crash would; [`Cluster::shutdown`] leaves in good order.
 pub struct Cluster {
@@ -150,6 +160,32 @@ impl Cluster {
         }
     }
 
+    /// Gives up the lead of the services for `rest`, because this node cannot do their work; others are elected before it
+    /// meanwhile, and it again only where nobody else is there.
+    ///
+    /// # Errors
+    /// When no other node is known to be there that may lead them; nothing is changed then.
+    pub async fn hand_over_services(&self, rest: Duration) -> Result<(), ClusterError> {
+        let view = self.core.reader.cluster().borrow().clone();
+        let others = view.members.values().filter(|member| member.may_run_services && member.id != self.core.node_id());
+        let up: Vec<u64> = self.core.peers_up();
+        if !others.into_iter().any(|member| up.contains(&member.id)) {
+            return Err(ClusterError::Unavailable("no other node may lead the services".into()));
+        }
+        *self.core.unwell_until.lock() = Some(Instant::now() + rest);
+        // The election hears of it by the record of this member.
+        let command = Command::SetMember(election::member(&self.core));
+        self.batcher.submit(command, limits::NODE_AWAY).await.map(drop).map_err(|error| ClusterError::Unavailable(error.to_string()))
+    }
+
+    /// Stops Raft as a bug in it would, where a test has set that failpoint.
+    pub async fn trip(&self, set: Option<Failpoint>) {
+        if set == Some(Failpoint::RaftStops) {
+            tracing::warn!("the failpoint is reached; Raft stops");
+            drop(self.core.raft.shutdown().await);
+        }
+    }
+
     /// Hands the Raft lead to `to`, or to the most complete other voter.
     ///
     /// # Errors
@@ -190,15 +226,17 @@ impl Cluster {
     }
 
     /// Leaves in good order: gives up the services, brings what is queued to the log, hands over the Raft lead, stops. Every step
-    /// is bounded in time.
-    pub async fn shutdown(mut self) {
+    /// is bounded in time. Where the whole group stops there is nobody to hand anything to.
+    pub async fn shutdown(mut self, leaving: Leaving) {
         self.core.draining.store(true, Ordering::Relaxed);
-        self.resign_services().await;
+        if leaving == Leaving::Alone {
+            self.resign_services().await;
+        }
         self.batcher.close();
         if tokio::time::timeout(limits::SHUTDOWN_STEP, self.batcher.drained()).await.is_err() {
             tracing::warn!("what is queued could not be brought to the log in time; its publishers were told nothing");
         }
-        if self.core.is_leader() && self.core.config.members().len() > 1 {
+        if leaving == Leaving::Alone && self.core.is_leader() && self.core.config.members().len() > 1 {
             let handed_over = tokio::time::timeout(limits::SHUTDOWN_STEP, leadership::transfer_here(&self.core, None)).await;
             if !matches!(handed_over, Ok(Ok(()))) {
                 tracing::warn!("the Raft lead could not be handed over in time; the others elect another");
@@ -280,6 +318,7 @@ async fn open(
         contact: Contact::new(),
         tasks: Tasks::new(),
         draining: AtomicBool::new(false),
+        unwell_until: parking_lot::Mutex::new(None),
         unfit: parking_lot::Mutex::new(None),
         probes: parking_lot::Mutex::default(),
         recovered: AtomicBool::new(false),

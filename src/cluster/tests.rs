@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Cluster, ClusterConfig, ClusterError, ServicesLeadership};
+use super::{Cluster, ClusterConfig, ClusterError, Leaving, ServicesLeadership};
 use crate::bus::{Bus, Message, Published, ReadLimit, Topic};
 use crate::clock::SystemClock;
 

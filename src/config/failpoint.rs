@@ -17,6 +17,10 @@ pub enum Failpoint {
     OutboxAfterPublish,
     /// `services.before_fence`: a service of the leader has begun a transaction and not yet looked whether it still leads.
     ServicesBeforeFence,
+    /// `services.tick=hang`: every tick of the late runs service of this node stands still.
+    ServiceHangs,
+    /// `cluster.raft=stop`: Raft stops once this node is ready, for no reason of the disk.
+    RaftStops,
 }
 
 impl Failpoint {
@@ -48,7 +52,11 @@ impl FromText for Failpoint {
             "outbox.after_commit=kill" => Ok(Self::OutboxAfterCommit),
             "outbox.after_publish=kill" => Ok(Self::OutboxAfterPublish),
             "services.before_fence=stop" => Ok(Self::ServicesBeforeFence),
-            _ => Err("outbox.after_commit=kill, outbox.after_publish=kill or services.before_fence=stop, and is for tests only".to_owned()),
+            "services.tick=hang" => Ok(Self::ServiceHangs),
+            "cluster.raft=stop" => Ok(Self::RaftStops),
+            _ => Err("outbox.after_commit=kill, outbox.after_publish=kill, services.before_fence=stop, services.tick=hang or \
+                      cluster.raft=stop, and is for tests only"
+                .to_owned()),
         }
     }
 }

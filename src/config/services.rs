@@ -26,6 +26,11 @@ pub struct ServicesSettings {
     pub foreman: ForemanSettings,
     /// `_REPOSSESSOR_*`; loop 15 s.
     pub repossessor: LoopSettings,
+    /// `PRAETOR_SERVICES_REPOSSESSOR_GRACE_SECONDS`: how long holders of leases get to renew them after another node took
+    /// the lead or the database came back; default 60, the shortest lease.
+    pub repossessor_grace: Duration,
+    /// `PRAETOR_SERVICES_RUN_LOGS_LOOP_SECONDS`: how often log lines of deleted runs are deleted; default 1.
+    pub run_logs_period: Duration,
     /// `_CLEANUP_RECONCILER_*`; loop 5 s.
     pub cleanup_reconciler: LoopSettings,
     /// `_CLEANUP_RECONCILER_BATCH_SIZE`: default 100.
@@ -134,6 +139,8 @@ impl ServicesSettings {
             cancelling_timeout: positive(reader, "CANCELLATION_CLEANUP_CANCELLING_TIMEOUT_SECONDS", 300.0),
             foreman: ForemanSettings::read(reader),
             repossessor: LoopSettings::read(reader, "REPOSSESSOR", 15.0),
+            repossessor_grace: reader.value(&["PRAETOR_SERVICES_REPOSSESSOR_GRACE_SECONDS"], Duration::from_mins(1)),
+            run_logs_period: reader.positive(&["PRAETOR_SERVICES_RUN_LOGS_LOOP_SECONDS"], 1.0),
             cleanup_reconciler: LoopSettings::read(reader, "CLEANUP_RECONCILER", 5.0),
             cleanup_reconciler_batch_size: count(reader, "CLEANUP_RECONCILER_BATCH_SIZE", 100),
             vacuum: VacuumSettings::read(reader),

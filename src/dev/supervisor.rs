@@ -9,8 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use parking_lot::Mutex;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
@@ -124,14 +122,14 @@ impl Launch {
             });
         }
         let leash = child.stdin.take().context("a child has a standard input")?;
-        Ok(Running { child, _leash: leash })
+        Ok(Running { child, leash })
     }
 }
 
 /// A child, and the end of the pipe by which it knows that we live; waiting for a child would close its own.
 struct Running {
     child: Child,
-    _leash: ChildStdin,
+    leash: ChildStdin,
 }
 
 /// Looks after one node.
@@ -176,15 +174,11 @@ impl Keeper {
         }
     }
 
-    /// SIGTERM, then SIGKILL for one that does not listen.
-    async fn end(&self, mut running: Running) {
-        let child = &mut running.child;
+    /// Lets go of it, which tells it that all others stop too; SIGKILL for one that does not listen.
+    async fn end(&self, running: Running) {
+        let Running { mut child, leash } = running;
         let id = self.launch.node.id;
-        if let Some(pid) = child.id()
-            && let Err(error) = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM)
-        {
-            println!("node {id} cannot be told to stop: {error}");
-        }
+        drop(leash);
         match tokio::time::timeout(STOP_WITHIN, child.wait()).await {
             Ok(Ok(status)) if status.success() => {}
             Ok(Ok(status)) => println!("node {id} ended with {status}"),

@@ -12,7 +12,8 @@ use super::Role;
 use crate::bus::rules::Limits;
 use crate::clock::SystemClock;
 use crate::cluster::{Cluster, ClusterConfig, ServicesLeadership, Token};
-use crate::config::Settings;
+use crate::config::{Failpoint, Settings};
+use crate::limits;
 use crate::services::driver::Leadership;
 use crate::task::Tasks;
 use crate::telemetry::metrics;
@@ -89,15 +90,24 @@ pub(super) fn services_leadership(cluster: &Arc<Cluster>, node_id: u64, tasks: &
         // The group ends with the node; whoever led must stop either way.
         epoch.send_replace(None);
     });
-    let cluster = Arc::downgrade(cluster);
+    let weak = Arc::downgrade(cluster);
+    let group = Weak::clone(&weak);
     let barrier = move || -> futures_util::future::BoxFuture<'static, Result<(), String>> {
-        let cluster = Weak::clone(&cluster);
+        let cluster = Weak::clone(&group);
         Box::pin(async move {
             let cluster = cluster.upgrade().ok_or("the node is shutting down")?;
             cluster.read_barrier().await.map_err(|error| error.to_string())
         })
     };
-    Leadership { node_id, epoch: watched, barrier: Box::new(barrier) }
+    let group = Weak::clone(&weak);
+    let hand_over = move || -> futures_util::future::BoxFuture<'static, Result<(), String>> {
+        let cluster = Weak::clone(&group);
+        Box::pin(async move {
+            let cluster = cluster.upgrade().ok_or("the node is shutting down")?;
+            cluster.hand_over_services(limits::SERVICE_REST).await.map_err(|error| error.to_string())
+        })
+    };
+    Leadership { node_id, epoch: watched, barrier: Box::new(barrier), hand_over: Box::new(hand_over) }
 }
 
 fn epoch_of(leadership: &ServicesLeadership) -> Option<u64> {
@@ -107,17 +117,24 @@ fn epoch_of(leadership: &ServicesLeadership) -> Option<u64> {
     }
 }
 
-/// Reports the group's state until the node stops.
-pub(super) async fn watch_group(cluster: Weak<Cluster>, readiness: Readiness, tasks: Tasks) {
+/// Reports the group's state until the node stops. Ends early, and the node with it, where Raft has stopped: nothing but
+/// a new process can take part again.
+pub(super) async fn watch_group(cluster: Weak<Cluster>, readiness: Readiness, tasks: Tasks, failpoint: Option<Failpoint>) {
     let stopping = tasks.stopping();
     let mut last_ready: Option<Instant> = None;
     while stopping.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
         let Some(cluster) = cluster.upgrade() else { return };
         let status = cluster.status();
         metrics::cluster(status.role == "leader", status.term, status.applied_index);
+        if let Some(reason) = cluster.failed() {
+            readiness.not_ready(GROUP, reason.clone());
+            tracing::error!("{reason}; this node ends, as only a new start can have it take part again");
+            return;
+        }
         match cluster.ready() {
             Ok(()) => {
                 last_ready = Some(Instant::now());
+                cluster.trip(failpoint).await;
                 readiness.ready(GROUP);
             }
             Err(reason) if last_ready.is_none_or(|at| at.elapsed() > ELECTION_GRACE) => readiness.not_ready(GROUP, reason),

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::ask;
+use crate::clock::Timestamp;
 use crate::cluster::{Cluster, ClusterStatus};
 use crate::services::status::Board;
 
@@ -40,7 +41,7 @@ async fn status(State(sources): State<Sources>, RawQuery(query): RawQuery) -> Re
     drop(cluster);
     let asked_by_a_node = query.is_some_and(|query| query == "local");
     let services = if asked_by_a_node || status.services_leader == Some(status.node_id) {
-        Some(own_services(&sources.board, status.node_id))
+        Some(own_services(&sources.board, status.node_id, sources.app.now()))
     } else {
         services_of_leader(&sources.app, &status).await
     };
@@ -50,8 +51,8 @@ async fn status(State(sources): State<Sources>, RawQuery(query): RawQuery) -> Re
     Json(body).into_response()
 }
 
-fn own_services(board: &Board, node_id: u64) -> Value {
-    let services = board.list().into_iter().map(|service| {
+fn own_services(board: &Board, node_id: u64, now: Timestamp) -> Value {
+    let services = board.list(now).into_iter().map(|service| {
         let mut service = serde_json::to_value(service).expect("a status is plain data");
         service["node"] = node_id.into();
         service

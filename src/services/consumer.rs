@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::driver::{now, report};
 use super::status::Board;
-use super::{Consume, Lead, ServiceError};
+use super::{Consume, Lead, ServiceError, unpanicked};
 use crate::bus::{BusError, Entry, Position, ReadLimit, Start};
 use crate::limits;
 use crate::store::dead_letters::{self, DeadLetter, Kept};
@@ -20,7 +20,7 @@ use crate::telemetry::{chain, metrics};
 /// Runs until dropped.
 pub async fn run(lead: &Lead, service: &dyn Consume, board: &Board) {
     let name = service.name();
-    board.started(name, limits::SERVICE_PATIENCE, lead.app.now());
+    board.started(name, Duration::ZERO, lead.app.now());
     let mut pause = limits::CONSUMER_RETRY;
     loop {
         let started = now();
@@ -123,7 +123,7 @@ async fn take(
 async fn attempt(lead: &Lead, service: &dyn Consume, stream: &str, from: Position, entries: &[Entry]) -> Result<Position, ServiceError> {
     let to = entries.last().map_or(from, |entry| entry.position);
     let mut tx = lead.begin(service.name()).await?;
-    service.consume(lead, &mut tx, entries).await?;
+    unpanicked(service.consume(lead, &mut tx, entries)).await?;
     move_cursor(lead, &mut tx, service.name(), stream, from, to).await?;
     tx.commit().await?;
     Ok(to)

@@ -4,6 +4,7 @@
 //! barrier) and has advanced the fence in the database. On any change all are cancelled *and joined* before anything
 //! else happens. If the start fails the lead is not half-taken: it is tried again while the node leads.
 
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, join_all};
@@ -12,7 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::status::Board;
-use super::{Done, Lead, Service, ServiceError, Tick, consumer};
+use super::{Done, Lead, Service, ServiceError, Tick, consumer, unpanicked};
 use crate::app::App;
 use crate::limits;
 use crate::store::{StoreError, fence};
@@ -26,6 +27,8 @@ pub struct Leadership {
     pub epoch: watch::Receiver<Option<u64>>,
     /// Resolves once this node has applied everything that was committed before the call.
     pub barrier: Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>,
+    /// Has another node lead the services; an error where there is none.
+    pub hand_over: Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>,
 }
 
 /// Runs until the node stops.
@@ -56,9 +59,12 @@ async fn lead_services(lead: &Lead, leadership: &Leadership, board: &Board, stop
         tokio::select! { _ = watched.wait_for(|current| *current != Some(epoch)) => {}, () = stop.cancelled() => {} }
     };
     tokio::pin!(ended);
+    let handing_over = hand_over_when_stuck(lead, leadership, board);
+    tokio::pin!(handing_over);
     tokio::select! {
-        () = establish_until_done(lead, leadership) => {}
+        () = establish_until_done(lead, leadership, board) => board.clear(),
         () = &mut ended => return,
+        never = &mut handing_over => match never {},
     }
     let services = super::table(&lead.app);
     let names: Vec<&str> = services.iter().map(Service::name).collect();
@@ -79,15 +85,49 @@ async fn lead_services(lead: &Lead, leadership: &Leadership, board: &Board, stop
             })
         })
         .collect();
-    ended.await;
+    tokio::select! {
+        () = &mut ended => {}
+        never = &mut handing_over => match never {},
+    }
     stop.cancel();
     join_all(running).await;
 }
 
-async fn establish_until_done(lead: &Lead, leadership: &Leadership) {
+/// As a service while the lead is being taken.
+const ESTABLISH: &str = "establish";
+
+async fn establish_until_done(lead: &Lead, leadership: &Leadership, board: &Board) {
+    board.started(ESTABLISH, Duration::ZERO, lead.app.now());
     while let Err(error) = establish(lead, leadership).await {
         tracing::warn!(epoch = lead.epoch, error, "the lead of the services could not be taken yet");
+        board.failed(ESTABLISH, error, lead.app.now());
         tokio::time::sleep(limits::SERVICE_RETRY).await;
+    }
+}
+
+/// Has another node lead once a service here hangs or fails for longer than its patience. Where there is no other, goes
+/// on here. Ends with the lead.
+async fn hand_over_when_stuck(lead: &Lead, leadership: &Leadership, board: &Board) -> Infallible {
+    let mut told = false;
+    loop {
+        tokio::time::sleep(limits::SERVICE_LOOK).await;
+        let now = lead.app.now();
+        let Some(name) = board.stuck(now).first().copied() else {
+            told = false;
+            continue;
+        };
+        let status = board.list(now).into_iter().find(|status| status.name == name);
+        let error = status.and_then(|status| status.error).unwrap_or_else(|| "it stands still".to_owned());
+        if !std::mem::replace(&mut told, true) {
+            // Told before, since the lead, and this with it, ends once it is handed over.
+            tracing::warn!(epoch = lead.epoch, service = name, error, "a service cannot work here; another node is to lead the services");
+            metrics::services_handed_over();
+        }
+        match (leadership.hand_over)().await {
+            // The lead ends by the election of another; should it not, this is tried again.
+            Ok(()) => tokio::time::sleep(limits::SERVICE_PATIENCE).await,
+            Err(reason) => tracing::debug!(reason, "the services go on here"),
+        }
     }
 }
 
@@ -104,8 +144,7 @@ async fn establish(lead: &Lead, leadership: &Leadership) -> Result<(), String> {
 
 async fn run_ticks(lead: &Lead, service: &dyn Tick, board: &Board) {
     let (name, period) = (service.name(), service.period());
-    let patience = (period * 2).max(limits::SERVICE_PATIENCE);
-    board.started(name, patience, lead.app.now());
+    board.started(name, period, lead.app.now());
     loop {
         let pause = match run_tick(lead, service, board).await {
             Ok(Done { more: true, .. }) => Duration::ZERO,
@@ -121,10 +160,10 @@ async fn run_ticks(lead: &Lead, service: &dyn Tick, board: &Board) {
     }
 }
 
-async fn run_tick(lead: &Lead, service: &dyn Tick, board: &Board) -> Result<Done, ServiceError> {
+pub(super) async fn run_tick(lead: &Lead, service: &dyn Tick, board: &Board) -> Result<Done, ServiceError> {
     let (name, started) = (service.name(), now());
-    let result =
-        tokio::time::timeout(limits::SERVICE_TICK, service.tick(lead)).await.unwrap_or(Err(ServiceError::TimedOut(limits::SERVICE_TICK)));
+    let work = tokio::time::timeout(limits::SERVICE_TICK, unpanicked(service.tick(lead)));
+    let result = work.await.unwrap_or(Err(ServiceError::TimedOut(limits::SERVICE_TICK)));
     report(lead, name, started, board, &result.as_ref().map(|done| done.items).map_err(|error| chain(error)));
     result
 }

@@ -6,8 +6,9 @@ use async_trait::async_trait;
 use chrono::TimeDelta;
 
 use super::{Done, Lead, ServiceError, Tick};
+use crate::config::Failpoint;
 use crate::limits;
-use crate::model::state::{SetStateStatus, State};
+use crate::model::state::{State, StateType};
 use crate::orchestration::{Context, FlowPolicy, OrchestrationError, set_flow_run_state};
 use crate::store::scheduled_runs;
 
@@ -30,6 +31,9 @@ impl Tick for LateRuns {
     }
 
     async fn tick(&self, lead: &Lead) -> Result<Done, ServiceError> {
+        if lead.app.settings().failpoint == Some(Failpoint::ServiceHangs) {
+            std::future::pending::<()>().await;
+        }
         let before = lead.app.now() - TimeDelta::from_std(self.after).unwrap_or(TimeDelta::MAX);
         let overdue = scheduled_runs::overdue(&mut lead.app.read("late_runs").await?, before, limits::LATE_RUNS).await?;
         let mut marked = 0;
@@ -42,7 +46,8 @@ impl Tick for LateRuns {
                 "Late".clone_into(&mut late.name);
                 let context = Context::server(now, &lead.app.settings().orchestration);
                 match set_flow_run_state(&mut tx, &context, *id, late, FlowPolicy::MarkLateRuns).await {
-                    Ok(result) => marked += u64::from(result.status == SetStateStatus::Accept),
+                    // Late, or cancelled where its deployment says so.
+                    Ok(result) => marked += u64::from(result.state.is_some_and(|state| state.name != StateType::Scheduled.default_name())),
                     // Deleted since it was looked up.
                     Err(OrchestrationError::NotFound(_)) => {}
                     Err(error) => return Err(error.into()),

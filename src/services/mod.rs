@@ -7,20 +7,27 @@
 
 pub mod actions;
 pub mod background_tasks;
+pub mod cancellation_cleanup;
 pub mod cleanup_reconciler;
 pub mod consumer;
 pub mod driver;
 pub mod event_persister;
+pub mod foreman;
 pub mod late_runs;
 pub mod outbox_sweeper;
+pub mod pause_expirations;
+pub mod repossessor;
 pub mod scheduler;
 pub mod status;
 pub mod task_run_recorder;
 pub mod triggers;
+pub mod vacuum;
 
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::FutureExt;
 
 use crate::app::{App, OutboxError};
 use crate::bus::{BusError, Entry, Topic};
@@ -49,6 +56,9 @@ pub enum ServiceError {
     /// The input cannot be processed, now or later.
     #[error("{0}")]
     Poison(String),
+    /// It panicked; its transaction is rolled back.
+    #[error("panicked: {0}")]
+    Panicked(String),
 }
 
 impl ServiceError {
@@ -58,9 +68,15 @@ impl ServiceError {
             Self::Store(error) => error.is_retryable() || matches!(error, StoreError::Fenced { .. }),
             Self::Bus(_) | Self::Outbox(_) | Self::TimedOut(_) => true,
             Self::Orchestration(OrchestrationError::Store(error)) => error.is_retryable(),
-            Self::Orchestration(_) | Self::Poison(_) => false,
+            Self::Orchestration(_) | Self::Poison(_) | Self::Panicked(_) => false,
         }
     }
+}
+
+/// The work of a service, in which a panic is an error as any other.
+async fn unpanicked<T>(work: impl Future<Output = Result<T, ServiceError>>) -> Result<T, ServiceError> {
+    let panicked = |panic: Box<dyn std::any::Any + Send>| ServiceError::Panicked(crate::task::panic_message(panic.as_ref()).to_owned());
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|panic| Err(panicked(panic)))
 }
 
 /// The right to act as the services leader in one epoch.
@@ -185,5 +201,33 @@ pub fn table(app: &App) -> Vec<Service> {
     if settings.outbox_sweeper.enabled {
         all.push(Service::Tick(Box::new(outbox_sweeper::OutboxSweeper { period: settings.outbox_sweeper.period })));
     }
+    if settings.pause_expirations.enabled {
+        all.push(Service::Tick(Box::new(pause_expirations::PauseExpirations { period: settings.pause_expirations.period })));
+    }
+    if settings.cancellation_cleanup.enabled {
+        let (period, timeout) = (settings.cancellation_cleanup.period, settings.cancelling_timeout);
+        all.push(Service::Tick(Box::new(cancellation_cleanup::CancelledTasks { period })));
+        all.push(Service::Tick(Box::new(cancellation_cleanup::CancelledSubflows { period })));
+        all.push(Service::Tick(Box::new(cancellation_cleanup::CancellingTimeouts { period, timeout })));
+    }
+    if settings.foreman.tick.enabled {
+        all.push(Service::Tick(Box::new(foreman::Foreman::new(settings.foreman.clone()))));
+    }
+    if settings.repossessor.enabled {
+        let (period, grace) = (settings.repossessor.period, settings.repossessor_grace);
+        all.push(Service::Tick(Box::new(repossessor::Repossessor::new(period, grace))));
+    }
+    // Without the event persister nobody wants events kept, or deleted.
+    if settings.vacuum.events && settings.event_persister.enabled {
+        let retention = app.settings().events.retention_period;
+        all.push(Service::Tick(Box::new(vacuum::EventVacuum::new(&settings.vacuum, retention))));
+    }
+    if settings.vacuum.flow_runs {
+        all.push(Service::Tick(Box::new(vacuum::RunVacuum::new(&settings.vacuum))));
+    }
+    all.push(Service::Tick(Box::new(vacuum::RunLogs { period: settings.run_logs_period })));
     all
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::clock::Timestamp;
+use crate::limits;
 use crate::model::json;
 
 /// The state of one service on this node.
@@ -29,6 +30,29 @@ pub struct ServiceStatus {
     pub since: Timestamp,
     /// Seconds without success after which it counts as unable to work.
     pub patience_seconds: f64,
+    /// From the end of one tick to the next; 0 for a consumer, which is always due.
+    pub period_seconds: f64,
+    /// How long its next success is overdue, in seconds.
+    pub behind_seconds: f64,
+}
+
+impl ServiceStatus {
+    fn seconds_since(at: Timestamp, now: Timestamp) -> f64 {
+        (now - at).num_milliseconds() as f64 / 1000.0
+    }
+
+    /// Beside the period with its jitter, a tick takes its time.
+    fn behind(&self, now: Timestamp) -> f64 {
+        let idle = if self.period_seconds > 0.0 { self.period_seconds * 1.1 + 1.0 } else { limits::CONSUMER_IDLE.as_secs_f64() + 1.0 };
+        (Self::seconds_since(self.last_success.unwrap_or(self.since), now) - idle).max(0.0)
+    }
+
+    /// No success for longer than its patience; or failing, however rarely it is due, for longer than any service may.
+    fn is_stuck(&self, now: Timestamp) -> bool {
+        let silent = Self::seconds_since(self.last_success.unwrap_or(self.since), now) > self.patience_seconds;
+        let failing = self.error.is_some() && Self::seconds_since(self.since, now) > limits::SERVICE_PATIENCE.as_secs_f64();
+        silent || failing
+    }
 }
 
 /// All services of this node; empty while it does not lead. Clones are the same.
@@ -39,7 +63,8 @@ pub struct Board {
 
 impl Board {
     /// A service was started.
-    pub fn started(&self, name: &'static str, patience: Duration, now: Timestamp) {
+    pub fn started(&self, name: &'static str, period: Duration, now: Timestamp) {
+        let patience = (period * 2).max(limits::SERVICE_PATIENCE);
         let status = ServiceStatus {
             name,
             last_success: None,
@@ -48,6 +73,8 @@ impl Board {
             error: None,
             since: now,
             patience_seconds: patience.as_secs_f64(),
+            period_seconds: period.as_secs_f64(),
+            behind_seconds: 0.0,
         };
         self.services.lock().insert(name, status);
     }
@@ -84,18 +111,14 @@ impl Board {
     }
 
     /// All of them, by name.
-    pub fn list(&self) -> Vec<ServiceStatus> {
-        self.services.lock().values().cloned().collect()
+    pub fn list(&self, now: Timestamp) -> Vec<ServiceStatus> {
+        let with_delay = |status: &ServiceStatus| ServiceStatus { behind_seconds: status.behind(now), ..status.clone() };
+        self.services.lock().values().map(with_delay).collect()
     }
 
     /// Those that cannot work: no success for longer than their patience.
     pub fn stuck(&self, now: Timestamp) -> Vec<&'static str> {
-        let services = self.services.lock();
-        let is_stuck = |status: &&ServiceStatus| {
-            let last = status.last_success.unwrap_or(status.since);
-            (now - last).num_milliseconds() as f64 > status.patience_seconds * 1000.0
-        };
-        services.values().filter(is_stuck).map(|status| status.name).collect()
+        self.services.lock().values().filter(|status| status.is_stuck(now)).map(|status| status.name).collect()
     }
 }
 
@@ -108,12 +131,29 @@ mod tests {
     fn a_service_without_success_is_stuck_when_its_patience_ends() {
         let board = Board::default();
         let start = Timestamp::UNIX_EPOCH;
-        board.started("late_runs", Duration::from_secs(10), start);
-        assert!(board.stuck(start + TimeDelta::seconds(10)).is_empty());
-        board.failed("late_runs", "no".into(), start + TimeDelta::seconds(5));
-        assert_eq!(board.stuck(start + TimeDelta::seconds(16)), ["late_runs"]);
-        board.succeeded("late_runs", Duration::ZERO, start + TimeDelta::seconds(16));
-        assert!(board.stuck(start + TimeDelta::seconds(26)).is_empty());
-        assert_eq!(board.list()[0].error, None);
+        let at = |seconds| start + TimeDelta::seconds(seconds);
+        board.started("late_runs", Duration::from_secs(5), start);
+        assert!(board.stuck(at(15)).is_empty());
+        assert_eq!(board.stuck(at(16)), ["late_runs"], "it hangs");
+        board.failed("late_runs", "no".into(), at(5));
+        assert!(board.stuck(at(20)).is_empty());
+        assert_eq!(board.stuck(at(21)), ["late_runs"], "it fails again and again");
+        board.succeeded("late_runs", Duration::ZERO, at(22));
+        assert!(board.stuck(at(37)).is_empty());
+        assert_eq!(board.list(at(22))[0].error, None);
+    }
+
+    #[test]
+    fn a_service_that_is_rarely_due_and_fails_is_stuck_long_before_it_is_due_again() {
+        let board = Board::default();
+        let at = |seconds| Timestamp::UNIX_EPOCH + TimeDelta::seconds(seconds);
+        board.started("vacuum", Duration::from_hours(1), at(0));
+        board.succeeded("vacuum", Duration::ZERO, at(1));
+        assert!(board.stuck(at(3600)).is_empty());
+        assert!(board.list(at(3600))[0].behind_seconds.abs() < f64::EPSILON);
+        board.failed("vacuum", "no".into(), at(3602));
+        assert!(board.stuck(at(3617)).is_empty());
+        assert_eq!(board.stuck(at(3618)), ["vacuum"]);
+        assert!((board.list(at(4062))[0].behind_seconds - 100.0).abs() < 1e-6);
     }
 }

@@ -40,13 +40,19 @@ pub enum Conflict {
 #[derive(Debug)]
 pub struct Bulk {
     table: &'static str,
+    is_own: bool,
     columns: Vec<(&'static str, Column)>,
 }
 
 impl Bulk {
     /// For a table of the reference.
     pub fn new(table: &'static str) -> Self {
-        Self { table, columns: Vec::new() }
+        Self { table, is_own: false, columns: Vec::new() }
+    }
+
+    /// For a table of ours.
+    pub fn own(table: &'static str) -> Self {
+        Self { table, is_own: true, columns: Vec::new() }
     }
 
     /// Adds a column. All columns have the same number of values.
@@ -80,13 +86,14 @@ impl Bulk {
         tx.fetch_sql(sql, values).await
     }
 
-    fn head(&self) -> String {
+    fn head(&self, own: &str) -> String {
         let names: Vec<String> = self.columns.iter().map(|(name, _)| format!("\"{name}\"")).collect();
-        format!("INSERT INTO \"{}\" ({}) ", self.table, names.join(", "))
+        let table = if self.is_own { format!("{own}{}", self.table) } else { format!("\"{}\"", self.table) };
+        format!("INSERT INTO {table} ({}) ", names.join(", "))
     }
 
     fn postgres(self) -> (String, Values) {
-        let mut sql = self.head();
+        let mut sql = self.head("praetor.");
         let (mut selected, mut arrays, mut names, mut values) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (index, (_, column)) in self.columns.into_iter().enumerate() {
             let name = format!("c{index}");
@@ -101,7 +108,7 @@ impl Bulk {
     }
 
     fn sqlite(self) -> (String, Values) {
-        let mut sql = self.head();
+        let mut sql = self.head("praetor_");
         let selected: Vec<String> = (0..self.columns.len()).map(|index| format!("json_extract(given.value, '$[{index}]')")).collect();
         sql.push_str(&format!("SELECT {} FROM json_each(?) AS given WHERE true", selected.join(", ")));
         let mut rows: Vec<Vec<Json>> = Vec::new();

@@ -5,6 +5,8 @@
 //! puts down what is left of it. Rows are locked in the order of their ids before they are written, so that two
 //! transactions over several limits cannot wait for each other, and all of them are taken or none is.
 
+use std::collections::BTreeMap;
+
 use sea_query::{Expr, ExprTrait, Order, Query, SelectStatement};
 use serde_json::json;
 use uuid::Uuid;
@@ -168,22 +170,30 @@ pub async fn delete(tx: &mut Tx, key: &Key) -> Result<bool, StoreError> {
     Ok(tx.execute(Query::delete().from_table(t::ConcurrencyLimitV2::Table).and_where(key.is())).await? > 0)
 }
 
-/// Locks the active ones of these limits, by id.
-async fn lock(tx: &mut Tx, ids: &[ConcurrencyLimitId]) -> Result<Vec<ConcurrencyLimitV2>, StoreError> {
+/// Which of some limits to lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Of {
+    Active,
+    All,
+}
+
+/// Locks these limits, by id.
+pub(super) async fn lock(tx: &mut Tx, ids: &[ConcurrencyLimitId], of: Of) -> Result<Vec<ConcurrencyLimitV2>, StoreError> {
     if ids.is_empty() {
         return Ok(Vec::new());
     }
     let dialect = tx.dialect();
     let mut select = select();
-    select
-        .and_where(dialect.any_id(Expr::col(t::ConcurrencyLimitV2::Id), ids))
-        .and_where(Expr::col(t::ConcurrencyLimitV2::Active).eq(true))
-        .order_by(t::ConcurrencyLimitV2::Id, Order::Asc);
+    select.and_where(dialect.any_id(Expr::col(t::ConcurrencyLimitV2::Id), ids)).order_by(t::ConcurrencyLimitV2::Id, Order::Asc);
+    if of == Of::Active {
+        select.and_where(Expr::col(t::ConcurrencyLimitV2::Active).eq(true));
+    }
     dialect.for_update(&mut select);
     tx.fetch_all(&select).await?.iter().map(decode).collect()
 }
 
-async fn write(
+/// Puts down what is taken and refused of a limit.
+pub(super) async fn write(
     tx: &mut Tx,
     limit: &ConcurrencyLimitV2,
     now: Timestamp,
@@ -207,7 +217,7 @@ async fn write(
 
 /// Takes `slots` of each of the limits, or none; false where one is full, inactive or gone.
 pub async fn take(tx: &mut Tx, ids: &[ConcurrencyLimitId], slots: i64, now: Timestamp, waits: Waits) -> Result<bool, StoreError> {
-    let limits = lock(tx, ids).await?;
+    let limits = lock(tx, ids, Of::Active).await?;
     if limits.len() != ids.len() || limits.iter().any(|limit| limit.active_slots_at(now) + slots > limit.limit) {
         return Ok(false);
     }
@@ -218,29 +228,39 @@ pub async fn take(tx: &mut Tx, ids: &[ConcurrencyLimitId], slots: i64, now: Time
     Ok(true)
 }
 
-/// Gives `slots` of each of the limits back, which had been held for `occupancy_seconds` where that is known. A limit
-/// that is inactive or gone is passed over.
-pub async fn give_back(
+/// Slots that come back.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Returned {
+    pub slots: i64,
+    /// How long they had been held, where that counts for the average.
+    pub occupancy_seconds: Option<f64>,
+}
+
+/// Gives slots of limits back. A limit that is gone is passed over; an inactive one is not, or its slots would stay taken.
+pub(super) async fn give_back(
     tx: &mut Tx,
-    ids: &[ConcurrencyLimitId],
-    slots: i64,
-    occupancy_seconds: Option<f64>,
+    returned: &BTreeMap<ConcurrencyLimitId, Vec<Returned>>,
     now: Timestamp,
     waits: Waits,
 ) -> Result<(), StoreError> {
-    for limit in &lock(tx, ids).await? {
-        let (active, denied) = (Ord::max(limit.active_slots_at(now) - slots, 0), limit.denied_slots_at(now, waits));
-        let occupancy = occupancy_seconds
-            .filter(|seconds| *seconds > 0.0)
-            .map_or(limit.avg_slot_occupancy_seconds, |seconds| limit.occupancy_after(slots, seconds));
-        write(tx, limit, now, Some(active), denied, occupancy).await?;
+    let ids: Vec<_> = returned.keys().copied().collect();
+    for mut limit in lock(tx, &ids, Of::All).await? {
+        let denied = limit.denied_slots_at(now, waits);
+        let mut active = limit.active_slots_at(now);
+        for back in &returned[&limit.id] {
+            active = Ord::max(active - back.slots, 0);
+            if let Some(seconds) = back.occupancy_seconds.filter(|seconds| *seconds > 0.0) {
+                limit.avg_slot_occupancy_seconds = limit.occupancy_after(back.slots, seconds);
+            }
+        }
+        write(tx, &limit, now, Some(active), denied, limit.avg_slot_occupancy_seconds).await?;
     }
     Ok(())
 }
 
 /// Notes that `slots` of each of the limits were refused.
 pub async fn deny(tx: &mut Tx, ids: &[ConcurrencyLimitId], slots: i64, now: Timestamp, waits: Waits) -> Result<(), StoreError> {
-    for limit in &lock(tx, ids).await? {
+    for limit in &lock(tx, ids, Of::Active).await? {
         // `updated` moves, so the active slots of a rate limit are put down as they are now, or they would decay less.
         let active = (limit.slot_decay_per_second > 0.0).then(|| limit.active_slots_at(now));
         let denied = limit.denied_slots_at(now, waits) + slots;

@@ -98,6 +98,22 @@ impl Dialect {
         }
     }
 
+    /// A moment where nothing else tells that it is one.
+    pub fn moment(self, at: Timestamp) -> Expr {
+        match self {
+            Self::Postgres => Expr::cust_with_values("CAST($1 AS timestamptz)", [at]),
+            Self::Sqlite => Expr::val(at),
+        }
+    }
+
+    /// The moment that a text of ISO 8601 names, to compare with others; to the millisecond on SQLite.
+    pub fn moment_of_text(self, text: impl Into<Expr>) -> Expr {
+        match self {
+            Self::Postgres => Expr::cust_with_exprs("CAST($1 AS timestamptz)", [text.into()]),
+            Self::Sqlite => Expr::cust_with_exprs("strftime('%Y-%m-%d %H:%M:%f', ?)", [text.into()]),
+        }
+    }
+
     /// As a 64-bit integer.
     pub fn integer(self, number: impl Into<Expr>) -> Expr {
         match self {
@@ -154,6 +170,17 @@ impl Dialect {
         match self {
             Self::Postgres => Expr::cust_with_exprs("jsonb_exists_any($1, $2)", [array, Expr::val(wanted.to_vec())]),
             Self::Sqlite => wanted.iter().fold(Expr::cust("1 = 0"), |any, one| any.or(sqlite_array_has(array.clone(), one))),
+        }
+    }
+
+    /// The JSON array without every element that is this string.
+    pub fn json_without(self, array: impl Into<Expr>, element: &str) -> Expr {
+        let parts = [array.into(), Expr::val(element)];
+        match self {
+            Self::Postgres => Expr::cust_with_exprs("($1 - CAST($2 AS text))", parts),
+            Self::Sqlite => {
+                Expr::cust_with_exprs("(SELECT json_group_array(item.value) FROM json_each(?) AS item WHERE item.value <> ?)", parts)
+            }
         }
     }
 
@@ -377,6 +404,24 @@ impl Dialect {
         match self {
             Self::Postgres => include_str!("sql/postgres/pool_runs.sql"),
             Self::Sqlite => include_str!("sql/sqlite/pool_runs.sql"),
+        }
+    }
+
+    /// Flow runs that log lines, or else artifacts, name; see the text.
+    pub fn owners(self, of_logs: bool) -> &'static str {
+        match (self, of_logs) {
+            (Self::Postgres, true) => include_str!("sql/postgres/owners_of_logs.sql"),
+            (Self::Postgres, false) => include_str!("sql/postgres/owners_of_artifacts.sql"),
+            (Self::Sqlite, true) => include_str!("sql/sqlite/owners_of_logs.sql"),
+            (Self::Sqlite, false) => include_str!("sql/sqlite/owners_of_artifacts.sql"),
+        }
+    }
+
+    /// Limits whose count is not the sum of their leases; see the text.
+    pub fn drifted_limits(self) -> &'static str {
+        match self {
+            Self::Postgres => include_str!("sql/postgres/drifted_limits.sql"),
+            Self::Sqlite => include_str!("sql/sqlite/drifted_limits.sql"),
         }
     }
 

@@ -63,33 +63,86 @@ pub async fn hold(tx: &mut Tx, name: &str, cluster: &str, epoch: u64) -> Result<
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use jepsen::database::{Database, Kind};
+
     use super::*;
-    use crate::store::{Store, StoreOptions, migrate};
+    use crate::config::{Settings, Variables};
+    use crate::store::{Store, open};
+
+    async fn store(kind: Kind) -> (Store, Database, tempfile::TempDir) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let database = Database::create(kind, directory.path()).await.expect("a database");
+        let variables = Variables::from([
+            ("PREFECT_API_DATABASE_CONNECTION_URL".to_owned(), database.url().to_owned()),
+            ("PREFECT_HOME".to_owned(), directory.path().display().to_string()),
+        ]);
+        let settings = Settings::load(&variables).expect("the settings are right");
+        (open::open(&settings.database).await.expect("the database opens"), database, directory)
+    }
+
+    async fn advanced(store: &Store, cluster: &str, epoch: u64) -> Result<(), StoreError> {
+        let mut tx = store.begin("test").await?;
+        advance(&mut tx, SERVICES, cluster, epoch, 1, Timestamp::UNIX_EPOCH).await?;
+        tx.commit().await
+    }
 
     #[tokio::test]
     async fn an_old_epoch_holds_nothing_and_another_group_takes_over() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let url =
-            crate::store::url::DatabaseUrl::parse(&format!("sqlite:///{}", directory.path().join("test.db").display())).expect("valid");
-        migrate::upgrade(&url).await.expect("migrates");
-        let crate::store::url::Target::Sqlite(location) = url.target() else { panic!("SQLite was asked for") };
-        let store = Store::sqlite(location.options(), &StoreOptions::default());
-        let now = Timestamp::UNIX_EPOCH;
-        let advanced = async |cluster: &str, epoch| {
-            let mut tx = store.begin("test").await?;
-            advance(&mut tx, SERVICES, cluster, epoch, 1, now).await?;
-            tx.commit().await
-        };
-        let held = async |cluster: &str, epoch| hold(&mut store.begin("test").await?, SERVICES, cluster, epoch).await;
+        for kind in [Kind::Sqlite, Kind::Postgres] {
+            let (store, _database, _directory) = store(kind).await;
+            let advanced = async |cluster: &str, epoch| advanced(&store, cluster, epoch).await;
+            let held = async |cluster: &str, epoch| hold(&mut store.begin("test").await?, SERVICES, cluster, epoch).await;
 
-        assert!(matches!(held("a", 1).await, Err(StoreError::Fenced { held: 1, current: 0 })), "nobody has advanced it");
-        advanced("a", 5).await.expect("the first epoch");
-        held("a", 5).await.expect("it is current");
-        advanced("a", 9).await.expect("a later epoch");
-        assert!(matches!(held("a", 5).await, Err(StoreError::Fenced { held: 5, current: 9 })));
-        assert!(matches!(advanced("a", 5).await, Err(StoreError::Fenced { held: 5, current: 9 })), "it does not go back");
-        advanced("b", 2).await.expect("another group takes over");
-        held("b", 2).await.expect("it is current");
-        assert!(held("a", 9).await.is_err(), "the group before is fenced off");
+            assert!(matches!(held("a", 1).await, Err(StoreError::Fenced { held: 1, current: 0 })), "nobody has advanced it");
+            advanced("a", 5).await.expect("the first epoch");
+            held("a", 5).await.expect("it is current");
+            advanced("a", 9).await.expect("a later epoch");
+            assert!(matches!(held("a", 5).await, Err(StoreError::Fenced { held: 5, current: 9 })));
+            assert!(matches!(advanced("a", 5).await, Err(StoreError::Fenced { held: 5, current: 9 })), "it does not go back");
+            advanced("b", 2).await.expect("another group takes over");
+            held("b", 2).await.expect("it is current");
+            assert!(held("a", 9).await.is_err(), "the group before is fenced off");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_successor_waits_for_the_transactions_of_the_old_epoch_and_stops_those_that_come_later() {
+        let (store, _database, _directory) = store(Kind::Postgres).await;
+        advanced(&store, "a", 1).await.expect("the first epoch");
+        let mut at_work = store.begin("test").await.expect("a transaction");
+        hold(&mut at_work, SERVICES, "a", 1).await.expect("it is current");
+        // Begun before the successor came, and looked at the fence after.
+        let mut asleep = store.begin("test").await.expect("a transaction");
+        asleep.fetch_sql("SELECT 1".into(), sea_query::Values(Vec::new())).await.expect("an answer");
+        let taking_over = advanced(&store, "a", 2);
+        tokio::pin!(taking_over);
+        let waits = "SELECT CAST(count(*) AS BIGINT) AS number FROM pg_stat_activity \
+                     WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        let it_waits = async {
+            let mut look = store.read("test").await.expect("a connection");
+            loop {
+                let rows = look.fetch_sql(waits.into(), sea_query::Values(Vec::new())).await.expect("an answer");
+                if rows[0].get::<i64>("number").expect("a number") > 0 {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            done = &mut taking_over => panic!("it did not wait for the transaction that holds the fence: {done:?}"),
+            () = it_waits => {}
+        }
+        at_work.commit().await.expect("it was in time");
+        taking_over.await.expect("the successor has it");
+        assert!(matches!(hold(&mut asleep, SERVICES, "a", 1).await, Err(StoreError::Fenced { held: 1, current: 2 })));
+        drop(asleep);
+
+        // One that sleeps while it holds the fence does not hold its successor up for long.
+        let mut holding = store.begin("test").await.expect("a transaction");
+        hold(&mut holding, SERVICES, "a", 2).await.expect("it is current");
+        tokio::time::timeout(Duration::from_secs(8), advanced(&store, "a", 3)).await.expect("in time").expect("the successor has it");
+        holding.commit().await.expect_err("its session was ended");
     }
 }

@@ -2,7 +2,13 @@
 //!
 //! A lease and its slots change in one transaction, both ways: [`take`] and [`give_back`]. So a slot is taken if and
 //! only if a live row says so, and giving a lease back twice gives the slots back once. The reference keeps leases apart
-//! from the database and loses slots when it dies between the two.
+//! from the database and loses slots when it dies between the two. Slots of rate limits come free with time, and are
+//! counted without leases. What clients take without a lease has a row too: see [`super::slots`].
+//!
+//! Locks are taken in one order, so that nobody waits for another in a circle: leases, then limits by their ids, then the
+//! lease of a limit's slots that nobody leased.
+
+use std::collections::BTreeMap;
 
 use chrono::TimeDelta;
 use sea_query::{Expr, ExprTrait, Order, Query, SelectStatement};
@@ -11,7 +17,7 @@ use uuid::Uuid;
 use crate::clock::Timestamp;
 use crate::id::{ConcurrencyLimitId, LeaseId};
 use crate::model::concurrency::{LeaseHolder, Waits};
-use crate::store::concurrency_limits;
+use crate::store::concurrency_limits::{self, Returned};
 use crate::store::{Row, StoreError, Tx};
 
 /// The lease of clients that cannot renew one: long enough never to run out.
@@ -70,7 +76,20 @@ pub async fn insert(
     holder: Option<LeaseHolder>,
     now: Timestamp,
 ) -> Result<Lease, StoreError> {
-    let lease = Lease { id: LeaseId::fresh(), limits: limits.to_vec(), slots, holder, created: now, expires: now + lasting };
+    insert_as(tx, LeaseId::fresh(), limits, slots, lasting, holder, now).await
+}
+
+/// As [`insert`], under an id that its client knows already.
+pub(super) async fn insert_as(
+    tx: &mut Tx,
+    id: LeaseId,
+    limits: &[ConcurrencyLimitId],
+    slots: i64,
+    lasting: TimeDelta,
+    holder: Option<LeaseHolder>,
+    now: Timestamp,
+) -> Result<Lease, StoreError> {
+    let lease = Lease { id, limits: limits.to_vec(), slots, holder, created: now, expires: now + lasting };
     let holder = lease.holder.as_ref().map(|holder| serde_json::json!(holder));
     let insert = Query::insert()
         .into_table(tx.dialect().own_table("lease"))
@@ -104,29 +123,60 @@ pub async fn renew(tx: &mut Tx, id: LeaseId, lasting: TimeDelta, now: Timestamp)
     Ok(tx.execute(&update).await? > 0)
 }
 
-/// Ends a lease without giving its slots back: its run goes on without renewing it. False where it was gone.
-pub async fn revoke(tx: &mut Tx, id: LeaseId) -> Result<bool, StoreError> {
-    Ok(tx.execute(Query::delete().from_table(tx.dialect().own_table("lease")).and_where(Expr::col("id").eq(id))).await? > 0)
+/// Deletes leases; the caller has given their slots back.
+pub(super) async fn delete(tx: &mut Tx, ids: &[LeaseId]) -> Result<u64, StoreError> {
+    let mut delete = Query::delete();
+    delete.from_table(tx.dialect().own_table("lease")).and_where(tx.dialect().any_id(Expr::col("id"), ids));
+    tx.execute(&delete).await
 }
 
 /// Whether the time that slots were held counts for the average of their limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Occupancy {
-    /// The holder was done.
+    /// The holder was done, or the lease ran out.
     Counts,
-    /// The lease ran out, or its run left without telling.
+    /// Its run gave it back, which may have waited for long.
     Ignored,
+}
+
+impl Lease {
+    fn returned(&self, occupancy: Occupancy, now: Timestamp) -> Returned {
+        let held = || (now - self.created).num_microseconds().unwrap_or(i64::MAX) as f64 / 1e6;
+        Returned { slots: self.slots, occupancy_seconds: (occupancy == Occupancy::Counts).then(held) }
+    }
+}
+
+/// Ends leases that are locked, and gives their slots back.
+async fn end(tx: &mut Tx, leases: &[Lease], occupancy: Occupancy, now: Timestamp, waits: Waits) -> Result<(), StoreError> {
+    if leases.is_empty() {
+        return Ok(());
+    }
+    delete(tx, &leases.iter().map(|lease| lease.id).collect::<Vec<_>>()).await?;
+    let mut returned: BTreeMap<ConcurrencyLimitId, Vec<Returned>> = BTreeMap::new();
+    for lease in leases {
+        for limit in &lease.limits {
+            returned.entry(*limit).or_default().push(lease.returned(occupancy, now));
+        }
+    }
+    concurrency_limits::give_back(tx, &returned, now, waits).await
 }
 
 /// Ends a lease and gives its slots back; false where it was gone, and then nothing is given back.
 pub async fn give_back(tx: &mut Tx, id: LeaseId, occupancy: Occupancy, now: Timestamp, waits: Waits) -> Result<bool, StoreError> {
     let Some(lease) = lock(tx, id).await? else { return Ok(false) };
-    if !revoke(tx, id).await? {
-        return Ok(false);
-    }
-    let held = (occupancy == Occupancy::Counts).then(|| (now - lease.created).num_microseconds().unwrap_or(i64::MAX) as f64 / 1e6);
-    concurrency_limits::give_back(tx, &lease.limits, lease.slots, held, now, waits).await?;
+    end(tx, std::slice::from_ref(&lease), occupancy, now, waits).await?;
     Ok(true)
+}
+
+/// Ends the leases that ran out before `now`, longest ago first, at most `limit`; gives them. One that is renewed or
+/// given back at this moment is left alone.
+pub async fn take_back_expired(tx: &mut Tx, now: Timestamp, limit: u64, waits: Waits) -> Result<Vec<Lease>, StoreError> {
+    let mut select = select(tx);
+    select.and_where(Expr::col("expires").lt(now)).order_by("expires", Order::Asc).order_by("id", Order::Asc).limit(limit);
+    tx.dialect().for_update_skip_locked(&mut select);
+    let expired: Vec<Lease> = tx.fetch_all(&select).await?.iter().map(decode).collect::<Result<_, _>>()?;
+    end(tx, &expired, Occupancy::Counts, now, waits).await?;
+    Ok(expired)
 }
 
 fn on_any(tx: &Tx, limits: &[ConcurrencyLimitId]) -> Expr {
@@ -153,24 +203,4 @@ pub async fn list_held(tx: &mut Tx, limits: &[ConcurrencyLimitId], holder: Uuid)
     let mut select = select(tx);
     select.and_where(on_any(tx, limits)).and_where(held).order_by("id", Order::Asc);
     tx.fetch_all(&select).await?.iter().map(|row| row.get("id")).collect()
-}
-
-/// The leases that have run out, longest ago first, at most `limit`; for the repossessor, which gives each back in a
-/// transaction of its own.
-pub async fn list_expired(tx: &mut Tx, now: Timestamp, limit: u64) -> Result<Vec<LeaseId>, StoreError> {
-    let mut select = select(tx);
-    select.and_where(Expr::col("expires").lt(now)).order_by("expires", Order::Asc).order_by("id", Order::Asc).limit(limit);
-    tx.fetch_all(&select).await?.iter().map(|row| row.get("id")).collect()
-}
-
-/// Ends all leases on a limit whose slots are to be counted anew, or which is to be deleted. Their slots of other limits
-/// are given back.
-pub async fn revoke_on(tx: &mut Tx, limit: ConcurrencyLimitId, now: Timestamp, waits: Waits) -> Result<(), StoreError> {
-    for lease in list_on(tx, &[limit]).await? {
-        if revoke(tx, lease.id).await? {
-            let others: Vec<_> = lease.limits.into_iter().filter(|other| *other != limit).collect();
-            concurrency_limits::give_back(tx, &others, lease.slots, None, now, waits).await?;
-        }
-    }
-    Ok(())
 }

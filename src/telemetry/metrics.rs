@@ -52,6 +52,8 @@ const SERVICE_TICK_SECONDS: &str = "praetor_service_tick_duration_seconds";
 const SERVICE_TICK_FAILURES: &str = "praetor_service_tick_failures_total";
 const SERVICE_LAST_SUCCESS: &str = "praetor_service_last_success_timestamp_seconds";
 const SERVICE_ITEMS: &str = "praetor_service_items_total";
+const SERVICE_BEHIND: &str = "praetor_service_behind_seconds";
+const SERVICE_HAND_OVERS: &str = "praetor_services_hand_overs_total";
 const DEAD_LETTERS: &str = "praetor_dead_letters_total";
 const DEAD_LETTERS_KEPT: &str = "praetor_dead_letters_kept";
 const DEAD_LETTERS_REPLAYED: &str = "praetor_dead_letters_replayed_total";
@@ -69,7 +71,7 @@ pub const METRICS: &[Metric] = &[
     row(BUS_PUBLISH_SECONDS, Kind::Histogram, Unit::Seconds, "Time from publishing a batch to its commit"),
     row(BUS_STREAM_BYTES, Kind::Gauge, Unit::Bytes, "Bytes that a stream keeps, by stream"),
     row(BUS_STREAM_ENTRIES, Kind::Gauge, Unit::Count, "Entries that a stream keeps, by stream"),
-    row(BUS_GROUP_LAG, Kind::Gauge, Unit::Count, "Entries that a group has not taken yet, by stream and group"),
+    row(BUS_GROUP_LAG, Kind::Gauge, Unit::Count, "Entries that a group has not taken yet, by group"),
     row(CLUSTER_LEADER, Kind::Gauge, Unit::Count, "1 on the leader of the group, else 0"),
     row(CLUSTER_TERM, Kind::Gauge, Unit::Count, "The group's term as this node knows it"),
     row(CLUSTER_APPLIED, Kind::Gauge, Unit::Count, "Index of the last log entry applied here"),
@@ -79,6 +81,8 @@ pub const METRICS: &[Metric] = &[
     row(SERVICE_TICK_FAILURES, Kind::Counter, Unit::Count, "Ticks of a service that failed, by service"),
     row(SERVICE_LAST_SUCCESS, Kind::Gauge, Unit::Seconds, "When a service last succeeded, seconds since 1970"),
     row(SERVICE_ITEMS, Kind::Counter, Unit::Count, "Items a service dealt with, by service"),
+    row(SERVICE_BEHIND, Kind::Gauge, Unit::Seconds, "How long the next success of a service is overdue, by service"),
+    row(SERVICE_HAND_OVERS, Kind::Counter, Unit::Count, "Times that this node wanted another to lead the services because one was stuck"),
     row(DEAD_LETTERS, Kind::Counter, Unit::Count, "Messages put aside after their last attempt, by group"),
     row(DEAD_LETTERS_KEPT, Kind::Gauge, Unit::Count, "Messages that are put aside now, by group"),
     row(DEAD_LETTERS_REPLAYED, Kind::Counter, Unit::Count, "Messages that had their effect when they were replayed, by group"),
@@ -148,11 +152,6 @@ pub fn bus_stream(stream: &'static str, entries: u64, bytes: u64) {
     gauge!(BUS_STREAM_BYTES, "stream" => stream).set(bytes as f64);
 }
 
-/// How far a group is behind.
-pub fn bus_group_lag(stream: &'static str, group: &'static str, entries: u64) {
-    gauge!(BUS_GROUP_LAG, "stream" => stream, "group" => group).set(entries as f64);
-}
-
 /// Where this node stands in the group.
 pub fn cluster(is_leader: bool, term: u64, applied_index: u64) {
     gauge!(CLUSTER_LEADER).set(f64::from(u8::from(is_leader)));
@@ -171,6 +170,19 @@ pub fn service_tick_succeeded(service: &'static str, elapsed: Duration, items: u
     histogram!(SERVICE_TICK_SECONDS, "service" => service).record(elapsed);
     counter!(SERVICE_ITEMS, "service" => service).increment(items);
     gauge!(SERVICE_LAST_SUCCESS, "service" => service).set(unix_seconds as f64);
+}
+
+/// How late a service is, and how many entries of its stream it has not dealt with.
+pub fn service_behind(service: &'static str, seconds: f64, entries: Option<u64>) {
+    gauge!(SERVICE_BEHIND, "service" => service).set(seconds);
+    if let Some(entries) = entries {
+        gauge!(BUS_GROUP_LAG, "group" => service).set(entries as f64);
+    }
+}
+
+/// This node wants another to lead the services because one is stuck.
+pub fn services_handed_over() {
+    counter!(SERVICE_HAND_OVERS).increment(1);
 }
 
 /// A service's tick failed.

@@ -10,6 +10,7 @@ use parking_lot::RwLock;
 #[derive(Clone, Default)]
 pub struct Readiness {
     parts: Arc<RwLock<BTreeMap<&'static str, Option<String>>>>,
+    notes: Arc<RwLock<BTreeMap<&'static str, String>>>,
 }
 
 impl Readiness {
@@ -28,9 +29,20 @@ impl Readiness {
         self.parts.write().insert(part, None);
     }
 
+    /// What there is to tell of a part that can work.
+    pub fn note(&self, part: &'static str, note: String) {
+        self.notes.write().insert(part, note);
+    }
+
+    /// What was last told of a part.
+    pub fn noted(&self, part: &str) -> Option<String> {
+        self.notes.read().get(part).cloned()
+    }
+
     /// `part` is not here any more.
     pub fn forget(&self, part: &str) {
         self.parts.write().remove(part);
+        self.notes.write().remove(part);
     }
 
     /// Whether every part can.

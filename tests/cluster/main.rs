@@ -13,10 +13,13 @@ mod harness;
 mod background_tasks;
 mod events;
 mod failover;
+mod health;
+mod leases;
 mod logs;
 mod outbox;
 mod paused;
 mod schedule;
+mod services;
 mod triggers;
 mod worker_channel;
 

@@ -11,5 +11,6 @@ mod flow;
 mod introspect;
 mod reference;
 mod schema;
+mod services;
 mod turns;
 mod ui_walk;

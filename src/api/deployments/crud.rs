@@ -29,7 +29,7 @@ use crate::model::work_pool::DEFAULT_AGENT_POOL;
 use crate::store::deployments::{self as store, Key};
 use crate::store::scheduled_runs::Which;
 use crate::store::work_queues::WorkQueueOrder;
-use crate::store::{StoreError, Tx, concurrency_limits, deployment_schedules, flows, scheduled_runs};
+use crate::store::{StoreError, Tx, concurrency_limits, deployment_schedules, flows, scheduled_runs, slots};
 
 /// The routes of this file.
 pub fn router() -> Router<App> {
@@ -78,6 +78,7 @@ pub(super) async fn limit_to(tx: &mut Tx, id: DeploymentId, limit: Option<i64>, 
     match (current, limit) {
         (None, None) => {}
         (Some(current), None) => {
+            slots::detach(tx, current.id, now).await?;
             concurrency_limits::delete(tx, &concurrency_limits::Key::Id(current.id)).await?;
         }
         (Some(current), Some(limit)) => {

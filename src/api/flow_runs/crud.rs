@@ -10,7 +10,7 @@ use super::missing;
 use crate::api::error::ApiError;
 use crate::api::extract::{Embedded, Json, Path};
 use crate::api::filters::bulk_limit;
-use crate::api::{job_variables, run_logs};
+use crate::api::job_variables;
 use crate::app::App;
 use crate::id::FlowRunId;
 use crate::model::filter::Filters;
@@ -20,8 +20,7 @@ use crate::model::labels::{Labels, merge};
 use crate::model::state::StateType;
 use crate::model::{Patch, labels};
 use crate::orchestration::{Context, give_back_slot};
-use crate::store::logs::Of;
-use crate::store::{StoreError, Tx, deployments, flow_runs as store};
+use crate::store::{StoreError, Tx, deployments, flow_runs as store, old};
 
 /// The routes of this file.
 pub fn router() -> Router<App> {
@@ -67,11 +66,10 @@ async fn delete(State(app): State<App>, Path(id): Path<FlowRunId>) -> Result<Sta
     let mut tx = app.begin("flow_runs.delete").await?;
     delete_in(&app, &mut tx, id).await?;
     tx.commit().await?;
-    run_logs::delete_soon(&app, vec![Of::FlowRun(id)]);
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Deletes a flow run in a transaction of the caller's; its log lines stay.
+/// Deletes a flow run in a transaction of the caller's; its log lines go soon after.
 ///
 /// # Errors
 /// 404 where there is none.
@@ -79,7 +77,7 @@ pub(crate) async fn delete_in(app: &App, tx: &mut Tx, id: FlowRunId) -> Result<(
     let run = store::read_for_update(tx, id).await?.ok_or_else(missing)?;
     give_back_slots(app, tx, &[run]).await?;
     store::delete(tx, &[id]).await?;
-    Ok(())
+    Ok(old::remember_runs(tx, &[id], &[], app.now()).await?)
 }
 
 /// Gives back the slots that runs hold of their deployments' concurrency limits.
@@ -88,7 +86,7 @@ async fn give_back_slots(app: &App, tx: &mut Tx, runs: &[FlowRun]) -> Result<(),
     for run in runs.iter().filter(|run| run.deployment_id.is_some()) {
         let Some(state) = &run.state else { continue };
         if matches!(state.kind, StateType::Pending | StateType::Running | StateType::Cancelling) {
-            give_back_slot(tx, &context, run.deployment_id, state.state_details.deployment_concurrency_lease_id).await?;
+            give_back_slot(tx, &context, run.id, run.deployment_id, state.state_details.deployment_concurrency_lease_id).await?;
         }
     }
     Ok(())
@@ -115,8 +113,8 @@ async fn bulk_delete(State(app): State<App>, Embedded(body): Embedded<BulkDelete
     let deleted: Vec<FlowRunId> = runs.iter().map(|run| run.id).collect();
     give_back_slots(&app, &mut tx, &runs).await?;
     store::delete(&mut tx, &deleted).await?;
+    old::remember_runs(&mut tx, &deleted, &[], app.now()).await?;
     tx.commit().await?;
-    run_logs::delete_soon(&app, deleted.iter().copied().map(Of::FlowRun).collect());
     Ok(Json(BulkDeleted { deleted }))
 }
 

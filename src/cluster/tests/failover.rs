@@ -85,7 +85,7 @@ async fn a_leader_that_leaves_hands_everything_over() {
     let bus = leaving.bus();
     let services = leaving.services_leadership();
     let began = Instant::now();
-    timely(leaving.shutdown()).await;
+    timely(leaving.shutdown(Leaving::Alone)).await;
     assert!(began.elapsed() < Duration::from_secs(8), "it left after {:?}", began.elapsed());
     assert!(matches!(*services.borrow(), ServicesLeadership::Following { .. }));
     assert_eq!(bus.publish(Topic::Events, vec![message(11)]).await, Err(BusError::Closed));
@@ -157,4 +157,32 @@ async fn services_go_only_where_they_may() {
     })
     .await;
     assert_eq!(again.0, Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_cannot_do_the_services_work_leaves_them_to_another_and_takes_them_where_nobody_else_is() {
+    let mut group = Group::start(3).await;
+    let rest = Duration::from_mins(5);
+    let mut unwell = Vec::new();
+    for _ in 0..2 {
+        let (leads, epoch) = group.services_leader().await;
+        eventually("the others were heard of", || group.node(leads).status().nodes.iter().all(|node| node.up).then_some(())).await;
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(error) = group.node(leads).hand_over_services(rest).await {
+            assert!(Instant::now() < deadline, "it is not handed over: {error}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        unwell.push(leads);
+        let next = eventually("another leads", || group.agreed(|node| node.status().services_leader).filter(|next| *next != leads)).await;
+        assert!(!unwell.contains(&next), "{next} is unwell: {unwell:?}");
+        assert!(group.services_leader().await.1 > epoch);
+    }
+    let (last, _) = group.services_leader().await;
+    group.node(last).hand_over_services(rest).await.expect_err("nobody else is well");
+    assert_eq!(group.services_leader().await.0, last);
+    group.crash(last);
+    let next =
+        eventually("an unwell one is better than none", || group.agreed(|node| node.status().services_leader).filter(|next| *next != last))
+            .await;
+    assert!(unwell.contains(&next));
 }

@@ -13,7 +13,7 @@ async fn a_group_of_one_is_a_bus() {
     node.read_barrier().await.expect("alone it is a majority");
     let status = node.status();
     assert_eq!((status.role, status.leader, status.services_leader), ("leader", Some(1), Some(1)));
-    node.shutdown().await;
+    node.shutdown(Leaving::Alone).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,7 +8,7 @@
 use async_trait::async_trait;
 use chrono::TimeDelta;
 
-use crate::id::{DeploymentId, LeaseId};
+use crate::id::{DeploymentId, FlowRunId, LeaseId};
 use crate::model::concurrency::{CollisionStrategy, HolderType, LeaseHolder};
 use crate::model::state::{State, StateType};
 use crate::orchestration::engine::Context;
@@ -17,7 +17,7 @@ use crate::orchestration::transition::Transition;
 use crate::orchestration::version::ClientVersion;
 use crate::store::leases::{self, Occupancy};
 use crate::store::transitions::{self, Deployment, FlowRun};
-use crate::store::{StoreError, Tx, concurrency_limits};
+use crate::store::{StoreError, Tx, slots};
 
 /// Types of states in which a run holds its slot.
 const HOLDS_SLOT: States = States::of(&[StateType::Pending, StateType::Running, StateType::Cancelling]);
@@ -198,14 +198,16 @@ impl Transform<FlowRun> for ReleaseFlowConcurrencySlots {
             return Ok(());
         }
         let lease = on.initial.as_ref().and_then(|from| from.state_details.deployment_concurrency_lease_id);
-        Ok(give_back_slot(tx, context, on.run.deployment_id, lease).await?)
+        Ok(give_back_slot(tx, context, on.run.id, on.run.deployment_id, lease).await?)
     }
 }
 
-/// Gives back the slot of a run that was in a state which holds one, by its lease where it has one.
+/// Gives back the slot of a run that was in a state which holds one: by the lease that its state names, or else by those
+/// that it holds of its deployment's limit (a state that was forced need not name one).
 pub async fn give_back_slot(
     tx: &mut Tx,
     context: &Context<'_>,
+    run: FlowRunId,
     deployment: Option<DeploymentId>,
     lease: Option<LeaseId>,
 ) -> Result<(), StoreError> {
@@ -215,14 +217,17 @@ pub async fn give_back_slot(
             return Ok(());
         }
     }
-    release_slot(tx, context, deployment).await
-}
-
-/// Gives back a slot that no lease of ours holds.
-async fn release_slot(tx: &mut Tx, context: &Context<'_>, deployment: Option<DeploymentId>) -> Result<(), StoreError> {
     let Some(id) = deployment else { return Ok(()) };
-    if let Some(limit) = transitions::read_deployment(tx, id).await?.and_then(|deployment| deployment.concurrency_limit_id) {
-        concurrency_limits::give_back(tx, &[limit], 1, None, context.now, context.waits()).await?;
+    let Some(limit) = transitions::read_deployment(tx, id).await?.and_then(|deployment| deployment.concurrency_limit_id) else {
+        return Ok(());
+    };
+    let held = leases::list_held(tx, &[limit], run.0).await?;
+    if held.is_empty() {
+        // A slot that no lease of ours holds.
+        return slots::give_back(tx, &[limit], 1, None, context.now, context.waits()).await;
+    }
+    for lease in held {
+        leases::give_back(tx, lease, Occupancy::Ignored, context.now, context.waits()).await?;
     }
     Ok(())
 }

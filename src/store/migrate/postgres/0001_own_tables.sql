@@ -107,3 +107,12 @@ CREATE TABLE praetor.cleanup_message (
 CREATE INDEX ix_cleanup_message__open ON praetor.cleanup_message (work_pool_id, created, id) WHERE status = 'open';
 CREATE INDEX ix_cleanup_message__lease ON praetor.cleanup_message (lease_expires) WHERE lease_expires IS NOT NULL;
 CREATE INDEX ix_cleanup_message__updated ON praetor.cleanup_message (updated) WHERE status <> 'open';
+
+-- Runs that were deleted and whose log lines are still to be deleted.
+CREATE TABLE praetor.deleted_run (
+    id uuid NOT NULL,
+    is_task boolean NOT NULL,             -- a task run, or else a flow run
+    created timestamptz NOT NULL,         -- when it was deleted
+    CONSTRAINT pk_deleted_run PRIMARY KEY (id)
+);
+CREATE INDEX ix_deleted_run__created ON praetor.deleted_run (created, id);

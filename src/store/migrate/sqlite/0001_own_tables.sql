@@ -107,3 +107,12 @@ CREATE TABLE praetor_cleanup_message (
 CREATE INDEX ix_praetor_cleanup_message__open ON praetor_cleanup_message (work_pool_id, created, id) WHERE status = 'open';
 CREATE INDEX ix_praetor_cleanup_message__lease ON praetor_cleanup_message (lease_expires) WHERE lease_expires IS NOT NULL;
 CREATE INDEX ix_praetor_cleanup_message__updated ON praetor_cleanup_message (updated) WHERE status <> 'open';
+
+-- Runs that were deleted and whose log lines are still to be deleted.
+CREATE TABLE praetor_deleted_run (
+    id CHAR(36) NOT NULL,
+    is_task BOOLEAN NOT NULL,             -- a task run, or else a flow run
+    created DATETIME NOT NULL,            -- when it was deleted
+    CONSTRAINT pk_praetor_deleted_run PRIMARY KEY (id)
+);
+CREATE INDEX ix_praetor_deleted_run__created ON praetor_deleted_run (created, id);
