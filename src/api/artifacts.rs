@@ -7,7 +7,7 @@ use axum::routing::{get, post};
 use serde::Deserialize;
 
 use crate::api::error::ApiError;
-use crate::api::extract::{Json, Path};
+use crate::api::extract::{Embedded, Json, Path};
 use crate::api::page;
 use crate::app::App;
 use crate::events::lifecycle::{self, Action};
@@ -71,6 +71,7 @@ struct FilterBody<F> {
     #[serde(default)]
     limit: Option<i64>,
     #[serde(default)]
+    #[serde(deserialize_with = "crate::model::bounds::non_negative")]
     offset: Option<i64>,
     #[serde(default = "Option::default")]
     artifacts: Option<F>,
@@ -96,7 +97,7 @@ impl<F> FilterBody<F> {
 }
 
 /// List artifacts.
-async fn filter(State(app): State<App>, Json(body): Json<FilterBody<ArtifactFilter>>) -> Result<Json<Vec<Artifact>>, ApiError> {
+async fn filter(State(app): State<App>, Embedded(body): Embedded<FilterBody<ArtifactFilter>>) -> Result<Json<Vec<Artifact>>, ApiError> {
     let ((limit, offset), sort) = (body.window()?, body.sort);
     let (artifacts, filters) = body.into_filters();
     let mut tx = app.read("artifacts.filter").await?;
@@ -106,7 +107,7 @@ async fn filter(State(app): State<App>, Json(body): Json<FilterBody<ArtifactFilt
 /// List the newest artifact of each key.
 async fn filter_latest(
     State(app): State<App>,
-    Json(body): Json<FilterBody<ArtifactCollectionFilter>>,
+    Embedded(body): Embedded<FilterBody<ArtifactCollectionFilter>>,
 ) -> Result<Json<Vec<ArtifactCollection>>, ApiError> {
     let ((limit, offset), sort) = (body.window()?, body.sort);
     let (artifacts, filters) = body.into_filters();
@@ -115,13 +116,13 @@ async fn filter_latest(
 }
 
 /// Count artifacts.
-async fn count(State(app): State<App>, Json(body): Json<FilterBody<ArtifactFilter>>) -> Result<Json<i64>, ApiError> {
+async fn count(State(app): State<App>, Embedded(body): Embedded<FilterBody<ArtifactFilter>>) -> Result<Json<i64>, ApiError> {
     let (artifacts, filters) = body.into_filters();
     Ok(Json(store::count(&mut app.read("artifacts.count").await?, artifacts.as_ref(), &filters).await?))
 }
 
 /// Count the keys of artifacts.
-async fn count_latest(State(app): State<App>, Json(body): Json<FilterBody<ArtifactCollectionFilter>>) -> Result<Json<i64>, ApiError> {
+async fn count_latest(State(app): State<App>, Embedded(body): Embedded<FilterBody<ArtifactCollectionFilter>>) -> Result<Json<i64>, ApiError> {
     let (artifacts, filters) = body.into_filters();
     Ok(Json(store::count_collections(&mut app.read("artifacts.count_latest").await?, artifacts.as_ref(), &filters).await?))
 }

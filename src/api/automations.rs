@@ -56,7 +56,7 @@ async fn create(State(app): State<App>, body: Bytes) -> Result<(StatusCode, Json
     core.trigger.reset_ids();
     let now = app.now();
     let mut tx = app.begin("automations.create").await?;
-    check_job_variables(&mut tx, &core, true).await?;
+    check_job_variables(&app, &mut tx, &core, true).await?;
     let created = store::insert(&mut tx, AutomationId::fresh(), now, core).await?;
     if let Some(owner) = create.owner_resource.filter(|owner| !owner.is_empty()) {
         store::relate(&mut tx, created.id, &owner, true, now).await?;
@@ -73,7 +73,7 @@ async fn update(State(app): State<App>, Path(id): Path<AutomationId>, body: Byte
     core.trigger.reset_ids();
     let now = app.now();
     let mut tx = app.begin("automations.update").await?;
-    check_job_variables(&mut tx, &core, false).await?;
+    check_job_variables(&app, &mut tx, &core, false).await?;
     if !store::update(&mut tx, id, now, &core).await? {
         return Err(missing());
     }
@@ -115,7 +115,7 @@ async fn emit_updated(tx: &mut Tx, id: AutomationId, now: crate::clock::Timestam
 }
 
 /// Checks the job variables of the deployments that it runs against their pools' templates.
-async fn check_job_variables(tx: &mut Tx, core: &AutomationCore, unless_empty: bool) -> Result<(), ApiError> {
+async fn check_job_variables(app: &App, tx: &mut Tx, core: &AutomationCore, unless_empty: bool) -> Result<(), ApiError> {
     let mut errors = Vec::new();
     for action in &core.actions {
         let Action::RunDeployment(run) = action else { continue };
@@ -126,7 +126,7 @@ async fn check_job_variables(tx: &mut Tx, core: &AutomationCore, unless_empty: b
         let deployment = deployments::read(tx, &deployments::Key::Id(DeploymentId(id)))
             .await?
             .ok_or_else(|| ApiError::not_found("Deployment not found."))?;
-        if let Some(error) = job_variables::check_action(tx, &deployment, variables).await? {
+        if let Some(error) = job_variables::check_action(app, tx, &deployment, variables).await? {
             errors.push(error.to_string());
         }
     }

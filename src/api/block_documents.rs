@@ -5,9 +5,10 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 use crate::api::error::ApiError;
-use crate::api::extract::{Embedded, Json, Path, Query};
+use crate::api::extract::{Embedded, Json, Path, Query, from_value};
 use crate::api::page;
 use crate::app::App;
 use crate::blocks::secret::Cipher;
@@ -17,6 +18,7 @@ use crate::id::BlockDocumentId;
 use crate::model::block::{BlockDocument, BlockDocumentCreate, BlockDocumentSort, BlockDocumentUpdate};
 use crate::model::filter::block::{BlockDocumentFilter, BlockFilters, BlockSchemaFilter, BlockTypeFilter};
 use crate::model::filter::null_is_default;
+use crate::model::json::is_truthy;
 use crate::store::block_documents as store;
 use crate::store::{StoreError, Tx, storage_defaults};
 
@@ -86,8 +88,23 @@ async fn emit(app: &App, tx: &mut Tx, cipher: &Cipher, action: Action, id: Block
     Ok(document)
 }
 
+/// Reads the body of a creation: before its fields, the reference looks whether it has a name.
+fn named(body: Value) -> Result<BlockDocumentCreate, ApiError> {
+    let truthy = |field: &str| body.get(field).is_some_and(is_truthy);
+    if body.is_object() && !truthy("is_anonymous") && !truthy("name") {
+        let mut error = ApiError::invalid("value_error", &["body"], "Value error, Names must be provided for block documents.", body.clone());
+        if let ApiError::Invalid { issues, body: echoed } = &mut error {
+            issues[0].ctx = Some(json!({"error": {}}));
+            *echoed = body;
+        }
+        return Err(error);
+    }
+    from_value(body, "body")
+}
+
 /// Create a block document.
-async fn create(State(app): State<App>, Json(body): Json<BlockDocumentCreate>) -> Result<(StatusCode, Json<BlockDocument>), ApiError> {
+async fn create(State(app): State<App>, Json(body): Json<Value>) -> Result<(StatusCode, Json<BlockDocument>), ApiError> {
+    let body = named(body)?;
     let taken = || ApiError::conflict("Block already exists");
     let cipher = cipher(&app).await?;
     let mut tx = app.begin("block_documents.create").await?;
@@ -126,6 +143,7 @@ struct FilterBody {
     #[serde(deserialize_with = "null_is_default")]
     sort: BlockDocumentSort,
     limit: Option<i64>,
+    #[serde(deserialize_with = "crate::model::bounds::non_negative")]
     offset: Option<i64>,
 }
 

@@ -74,6 +74,7 @@ async fn read_by_checksum(
 struct FilterBody {
     block_schemas: Option<BlockSchemaFilter>,
     limit: Option<i64>,
+    #[serde(deserialize_with = "crate::model::bounds::non_negative")]
     offset: Option<i64>,
 }
 

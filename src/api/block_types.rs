@@ -76,6 +76,7 @@ struct FilterBody {
     block_types: Option<BlockTypeFilter>,
     block_schemas: Option<BlockSchemaFilter>,
     limit: Option<i64>,
+    #[serde(deserialize_with = "crate::model::bounds::non_negative")]
     offset: Option<i64>,
 }
 

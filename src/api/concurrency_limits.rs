@@ -121,6 +121,7 @@ async fn read_by_tag(State(app): State<App>, Path(tag): Path<String>) -> Result<
 #[serde(default)]
 struct FilterBody {
     limit: Option<i64>,
+    #[serde(deserialize_with = "crate::model::bounds::non_negative")]
     offset: Option<i64>,
 }
 

@@ -6,14 +6,16 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::routing::{get, post};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
-use crate::api::error::ApiError;
+use crate::api::error::{ApiError, Issue};
 use crate::api::extract::{Embedded, Json, Path, Query, from_value};
+use crate::api::pydantic;
 use crate::app::{self, App};
 use crate::bus::{BusError, Topic};
 use crate::config::Settings;
+use crate::model::bounds;
 use crate::model::event::{Event, EventLimits, ReceivedEvent};
 use crate::model::event_count::{Countable, EventCount, INTERVAL_MIN, Spans, TimeUnit};
 use crate::model::filter::event::EventFilter;
@@ -49,19 +51,12 @@ pub fn parse_event(text: &[u8], limits: &EventLimits) -> Result<Event, String> {
 }
 
 /// Record a batch of events. Answered once they are flushed on a majority.
-async fn create(State(app): State<App>, Json(body): Json<Vec<Value>>) -> Result<StatusCode, ApiError> {
+async fn create(State(app): State<App>, Json(body): Json<Value>) -> Result<StatusCode, ApiError> {
     let limits = event_limits(app.settings());
     let received = app.now();
-    let mut messages = Vec::with_capacity(body.len());
-    for (index, value) in body.into_iter().enumerate() {
-        let event: Event = from_value(value.clone(), "body").map_err(|error| at_index(error, index))?;
-        event.validate(&limits).map_err(|(at, message)| {
-            let mut error = ApiError::invalid("value_error", &["body"], format!("Value error, {message}"), value);
-            if let ApiError::Invalid { issues, .. } = &mut error {
-                issues[0].loc.extend(at);
-            }
-            at_index(error, index)
-        })?;
+    let events = checked(body, &limits)?;
+    let mut messages = Vec::with_capacity(events.len());
+    for event in events {
         let message = app::message(&event, received);
         if message.payload.len() > app.settings().events.maximum_size_bytes {
             tracing::warn!(event.id = %event.id, bytes = message.payload.len(), "an event is larger than the limit and is not kept");
@@ -78,13 +73,29 @@ async fn create(State(app): State<App>, Json(body): Json<Vec<Value>>) -> Result<
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn at_index(mut error: ApiError, index: usize) -> ApiError {
-    if let ApiError::Invalid { issues, .. } = &mut error {
-        for issue in issues {
-            issue.loc.insert(1, index.into());
-        }
-    }
-    error
+/// The events of a body, all of them in order.
+fn checked(body: Value, limits: &EventLimits) -> Result<Vec<Event>, ApiError> {
+    let events: Vec<Event> = match pydantic::read(&body, "body") {
+        Ok(events) => events,
+        Err(issues) => return Err(ApiError::Invalid { issues, body }),
+    };
+    let wrong = events.iter().enumerate().filter_map(|(index, event)| Some((index, event.validate(limits).err()?)));
+    let issues: Vec<Issue> = wrong
+        .map(|(index, (at, message))| {
+            let input = at.iter().fold(&body[index], |inner, step| match step {
+                Value::String(key) => &inner[key.as_str()],
+                step => &inner[step.as_u64().unwrap_or_default() as usize],
+            });
+            Issue {
+                kind: "value_error".into(),
+                loc: [json!("body"), json!(index)].into_iter().chain(at.clone()).collect(),
+                msg: format!("Value error, {message}"),
+                input: input.clone(),
+                ctx: Some(json!({"error": {}})),
+            }
+        })
+        .collect();
+    if issues.is_empty() { Ok(events) } else { Err(ApiError::Invalid { issues, body }) }
 }
 
 /// Events of one page at most, and by default, as the reference.
@@ -111,7 +122,13 @@ struct PageToken {
 #[serde(default)]
 struct FilterBody {
     filter: Option<EventFilter>,
+    #[serde(deserialize_with = "page_events")]
     limit: Option<i64>,
+}
+
+fn page_events<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    let limit = Option::<i64>::deserialize(deserializer)?;
+    limit.map(|limit| bounds::at_least(limit, 0).and_then(|limit| bounds::at_most(limit, PAGE_EVENTS as i64))).transpose()
 }
 
 /// List events.
@@ -121,20 +138,7 @@ async fn filter(
     OriginalUri(uri): OriginalUri,
     Embedded(body): Embedded<FilterBody>,
 ) -> Result<Json<EventPage>, ApiError> {
-    let page_size = match body.limit.unwrap_or(PAGE_EVENTS as i64) {
-        limit if limit < 0 => {
-            return Err(ApiError::invalid(
-                "greater_than_equal",
-                &["body", "limit"],
-                "Input should be greater than or equal to 0",
-                json!(limit),
-            ));
-        }
-        limit if limit > PAGE_EVENTS as i64 => {
-            return Err(ApiError::invalid("less_than_equal", &["body", "limit"], "Input should be less than or equal to 50", json!(limit)));
-        }
-        limit => limit as u64,
-    };
+    let page_size = body.limit.map_or(PAGE_EVENTS, i64::unsigned_abs);
     let filter = body.filter.unwrap_or_default().at(app.now());
     let mut tx = app.read("events.filter").await?;
     let count = store::count(&mut tx, &filter).await?;

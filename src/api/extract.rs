@@ -1,19 +1,20 @@
 //! Extractors whose rejections are the reference's: [`Json`] (422 with pydantic-like findings), [`Query`], [`Path`]
 //! (a malformed UUID misses the route: 404).
 //!
-//! A body without `Content-Type` is JSON. An empty body counts as `{}` where every field has a default.
+//! A body without `Content-Type` is JSON. An empty body, and one that is null, is missing; for [`Embedded`] it is `{}`.
 
 use axum::body::Bytes;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use serde_path_to_error::Segment;
 
 use crate::api::error::{ApiError, Issue};
+use crate::api::{pydantic, python_json};
 
 /// A JSON body in, a JSON body out.
 #[derive(Debug, Clone)]
@@ -29,10 +30,12 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let bytes =
-            Bytes::from_request(request, state).await.map_err(|rejection| ApiError::detail(rejection.status(), rejection.body_text()))?;
-        parse_body(&bytes).map(Json)
+        parse_body(&read_body(request, state).await?).map(Json)
     }
+}
+
+async fn read_body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiError> {
+    Bytes::from_request(request, state).await.map_err(|rejection| ApiError::detail(rejection.status(), rejection.body_text()))
 }
 
 /// A JSON body whose members are parameters of the operation, each with a default of its own: a null is the same as an
@@ -44,11 +47,17 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Embedded<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let Json(mut value) = Json::<Value>::from_request(request, state).await?;
-        if let Value::Object(members) = &mut value {
-            members.retain(|_, member| !member.is_null());
+        let body = parse_json(&read_body(request, state).await?)?;
+        let mut members = body.clone();
+        match &mut members {
+            Value::Object(members) => members.retain(|_, member| !member.is_null()),
+            Value::Null => members = json!({}),
+            _ => {}
         }
-        from_value(value, "body").map(Self)
+        pydantic::read(&members, "body").map(Self).map_err(|mut issues| {
+            without_input(&mut issues, 2);
+            ApiError::Invalid { issues, body }
+        })
     }
 }
 
@@ -57,20 +66,35 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Embedded<T> {
 /// # Errors
 /// [`ApiError::Invalid`].
 pub fn parse_body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
-    if bytes.iter().all(u8::is_ascii_whitespace) {
-        return T::deserialize(json!({})).map_err(|_| ApiError::invalid("missing", &["body"], "Field required", Value::Null));
+    let value = parse_json(bytes)?;
+    if value.is_null() {
+        return Err(ApiError::invalid("missing", &["body"], "Field required", Value::Null));
     }
-    let value: Value = serde_json::from_slice(bytes).map_err(|error| ApiError::Invalid {
-        issues: vec![Issue {
-            kind: "json_invalid".into(),
-            loc: vec!["body".into(), json!(error.column())],
-            msg: "JSON decode error".into(),
-            input: json!({}),
-            ctx: Some(json!({"error": error.to_string()})),
-        }],
-        body: Value::String(String::from_utf8_lossy(bytes).into_owned()),
-    })?;
     from_value(value, "body")
+}
+
+/// The JSON of a body; null where it is empty.
+fn parse_json(bytes: &[u8]) -> Result<Value, ApiError> {
+    if bytes.is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_json::from_slice(bytes).map_err(|error| {
+        let Ok(text) = std::str::from_utf8(bytes) else {
+            return ApiError::detail(StatusCode::BAD_REQUEST, "There was an error parsing the body");
+        };
+        // What only this parser refuses, such as half of a pair of surrogates, is in its own words.
+        let (at, words) = python_json::complaint(text).map_or_else(|| (error.column(), error.to_string()), |(at, words)| (at, words.to_owned()));
+        ApiError::Invalid {
+            issues: vec![Issue {
+                kind: "json_invalid".into(),
+                loc: vec!["body".into(), json!(at)],
+                msg: "JSON decode error".into(),
+                input: json!({}),
+                ctx: Some(json!({"error": words})),
+            }],
+            body: Value::String(text.to_owned()),
+        }
+    })
 }
 
 /// Reads `T` out of a JSON value, with findings located under `root`.
@@ -78,90 +102,7 @@ pub fn parse_body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
 /// # Errors
 /// [`ApiError::Invalid`].
 pub fn from_value<T: DeserializeOwned>(value: Value, root: &str) -> Result<T, ApiError> {
-    serde_path_to_error::deserialize(&value).map_err(|error| {
-        let issue = issue(&error, &value, root);
-        ApiError::Invalid { issues: vec![issue], body: value }
-    })
-}
-
-/// Words a serde error as pydantic would.
-fn issue(error: &serde_path_to_error::Error<serde_json::Error>, value: &Value, root: &str) -> Issue {
-    let mut path: Vec<Value> = error
-        .path()
-        .iter()
-        .filter_map(|segment| match segment {
-            Segment::Seq { index } => Some(json!(index)),
-            Segment::Map { key } => Some(json!(key)),
-            Segment::Enum { .. } | Segment::Unknown => None,
-        })
-        .collect();
-    let text = error.inner().to_string();
-    let quoted = || text.split('`').nth(1).unwrap_or_default().to_owned();
-    let (kind, message, ctx) = if let Some(marked) = text.strip_prefix('\u{1}') {
-        let (kind, message) = marked.split_once('\u{1}').unwrap_or(("value_error", marked));
-        let ctx = (kind == "value_error").then(|| json!({"error": {}}));
-        let message = if kind == "value_error" { format!("Value error, {message}") } else { message.to_owned() };
-        (kind.to_owned(), message, ctx)
-    } else if text.starts_with("missing field") {
-        let issue_input = at(value, &path).clone();
-        path.push(quoted().into());
-        return Issue { kind: "missing".into(), loc: located(root, path), msg: "Field required".into(), input: issue_input, ctx: None };
-    } else if text.starts_with("unknown field") {
-        let field = Value::from(quoted());
-        if path.last() != Some(&field) {
-            path.push(field);
-        }
-        ("extra_forbidden".into(), "Extra inputs are not permitted".into(), None)
-    } else if text.starts_with("unknown variant") {
-        let variants: Vec<String> = text.split('`').skip(3).step_by(2).map(|variant| format!("'{variant}'")).collect();
-        let expected = match variants.split_last() {
-            Some((last, [])) => last.clone(),
-            Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
-            None => String::new(),
-        };
-        ("enum".into(), format!("Input should be {expected}"), Some(json!({"expected": expected})))
-    } else {
-        let (kind, message) = type_issue(&text);
-        (kind.into(), message, None)
-    };
-    let input = at(value, &path).clone();
-    Issue { kind, loc: located(root, path), msg: message, input, ctx }
-}
-
-fn type_issue(text: &str) -> (&'static str, String) {
-    let expected = text.rsplit("expected ").next().unwrap_or_default();
-    let (kind, noun) = if text.contains("UUID") {
-        return ("uuid_parsing", format!("Input should be a valid UUID, {text}"));
-    } else if expected.contains("string") {
-        ("string_type", "string")
-    } else if expected.contains("boolean") {
-        ("bool_parsing", "boolean")
-    } else if ["i64", "u64", "i32", "u32", "usize", "integer"].iter().any(|name| expected.contains(name)) {
-        if text.contains("string") { ("int_parsing", "integer, unable to parse string as an integer") } else { ("int_type", "integer") }
-    } else if expected.contains("f64") || expected.contains("float") {
-        ("float_type", "number")
-    } else if expected.contains("sequence") {
-        ("list_type", "list")
-    } else if expected.contains("struct") {
-        return ("model_attributes_type", "Input should be a valid dictionary or object to extract fields from".into());
-    } else if expected.contains("map") {
-        ("dict_type", "dictionary")
-    } else {
-        return ("value_error", format!("Value error, {text}"));
-    };
-    (kind, format!("Input should be a valid {noun}"))
-}
-
-fn located(root: &str, path: Vec<Value>) -> Vec<Value> {
-    std::iter::once(root.into()).chain(path).collect()
-}
-
-fn at<'a>(value: &'a Value, path: &[Value]) -> &'a Value {
-    path.iter().fold(value, |inner, step| match step {
-        Value::String(key) => &inner[key.as_str()],
-        Value::Number(index) => &inner[index.as_u64().unwrap_or_default() as usize],
-        _ => inner,
-    })
+    pydantic::read(&value, root).map_err(|issues| ApiError::Invalid { issues, body: value })
 }
 
 /// Path parameters. What does not parse is no route of the reference: 404 `{"detail": "Not Found"}`.
@@ -172,6 +113,11 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        // The reference decodes before it looks for a route: an encoded slash leads elsewhere.
+        let raw = axum::extract::RawPathParams::from_request_parts(parts, state).await;
+        if raw.is_ok_and(|raw| raw.iter().any(|(_, value)| value.contains('/'))) {
+            return Err(ApiError::no_route());
+        }
         let path = axum::extract::Path::<T>::from_request_parts(parts, state).await;
         path.map(|path| Self(path.0)).map_err(|_: PathRejection| ApiError::no_route())
     }
@@ -186,26 +132,20 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let query = parts.uri.query().unwrap_or_default();
-        let deserializer = serde_urlencoded::Deserializer::new(url::form_urlencoded::parse(query.as_bytes()));
-        serde_path_to_error::deserialize(deserializer).map(Self).map_err(|error| {
-            let given: serde_json::Map<String, Value> = url::form_urlencoded::parse(query.as_bytes())
-                .map(|(key, value)| (key.into_owned(), Value::String(value.into_owned())))
-                .collect();
-            let path = error.path().to_string();
-            let text = error.inner().to_string();
-            let missing = text.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')).map(str::to_owned);
-            let (kind, name, msg) = if let Some(name) = missing {
-                ("missing".to_owned(), name, "Field required".to_owned())
-            } else {
-                let (kind, message) = type_issue(&text);
-                (kind.to_owned(), path, message)
-            };
-            let input = given.get(&name).cloned().unwrap_or(Value::Null);
-            ApiError::Invalid {
-                issues: vec![Issue { kind, loc: vec!["query".into(), name.into()], msg, input, ctx: None }],
-                body: Value::Null,
-            }
+        let given: serde_json::Map<String, Value> = url::form_urlencoded::parse(query.as_bytes())
+            .map(|(key, value)| (key.into_owned(), Value::String(value.into_owned())))
+            .collect();
+        pydantic::read(&Value::Object(given), "query").map(Self).map_err(|mut issues| {
+            without_input(&mut issues, 2);
+            ApiError::Invalid { issues, body: Value::Null }
         })
+    }
+}
+
+/// A parameter that is missing has no input, where FastAPI looks for it, at this depth.
+fn without_input(issues: &mut [Issue], depth: usize) {
+    for issue in issues.iter_mut().filter(|issue| issue.kind == "missing" && issue.loc.len() == depth) {
+        issue.input = Value::Null;
     }
 }
 
@@ -238,6 +178,7 @@ mod tests {
             ("", "missing", json!(["body"]), Value::Null),
             ("{}", "missing", json!(["body", "name"]), json!({})),
             (r#"{"name":"a","x":1}"#, "extra_forbidden", json!(["body", "x"]), json!(1)),
+            (r#"{"x":1}"#, "missing", json!(["body", "name"]), json!({"x":1})),
             (r#"{"name":1}"#, "string_type", json!(["body", "name"]), json!(1)),
             (r#"{"name":"a","ids":["q"]}"#, "uuid_parsing", json!(["body", "ids", 0]), json!("q")),
             (r#"{"name":"a","count":"q"}"#, "int_parsing", json!(["body", "count"]), json!("q")),

@@ -1,9 +1,10 @@
 //! The body of list, count and paginate requests over flows, runs and deployments: filters side by side, order, page.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use crate::api::error::ApiError;
 use crate::api::page;
+use crate::model::bounds;
 use crate::model::filter::Filters;
 use crate::model::filter::deployment::DeploymentFilter;
 use crate::model::filter::flow::FlowFilter;
@@ -16,10 +17,13 @@ use crate::model::filter::work_queue::WorkQueueFilter;
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct ListBody<S: Default> {
-    pub sort: S,
+    // The reference looks at the limit first.
     pub limit: Option<i64>,
+    #[serde(deserialize_with = "crate::model::bounds::non_negative")]
     pub offset: Option<i64>,
+    #[serde(deserialize_with = "crate::model::bounds::from_one")]
     pub page: Option<i64>,
+    pub sort: S,
     pub flows: Option<FlowFilter>,
     pub flow_runs: Option<FlowRunFilter>,
     pub task_runs: Option<TaskRunFilter>,
@@ -92,20 +96,13 @@ impl<S: Default> ListBody<S> {
 /// Objects that one bulk operation touches, at most and by default.
 pub const BULK_ITEMS: i64 = 50;
 
-/// The checked limit of a bulk operation.
-///
-/// # Errors
-/// 422 outside of 1 to [`BULK_ITEMS`].
-pub fn bulk_limit(given: Option<i64>) -> Result<u64, ApiError> {
-    let input = || serde_json::json!(given);
-    match given.unwrap_or(BULK_ITEMS) {
-        limit @ 1..=BULK_ITEMS => Ok(limit as u64),
-        ..1 => Err(ApiError::invalid("greater_than_equal", &["body", "limit"], "Input should be greater than or equal to 1", input())),
-        _ => Err(ApiError::invalid(
-            "less_than_equal",
-            &["body", "limit"],
-            format!("Input should be less than or equal to {BULK_ITEMS}"),
-            input(),
-        )),
-    }
+/// Reads the limit of a bulk operation: from 1 to [`BULK_ITEMS`].
+pub fn bulk_items<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    let limit = Option::<i64>::deserialize(deserializer)?;
+    limit.map(|limit| bounds::at_least(limit, 1).and_then(|limit| bounds::at_most(limit, BULK_ITEMS))).transpose()
+}
+
+/// The limit of a bulk operation, as [`bulk_items`] has read it.
+pub fn bulk_limit(given: Option<i64>) -> u64 {
+    given.unwrap_or(BULK_ITEMS).unsigned_abs()
 }

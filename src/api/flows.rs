@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::error::ApiError;
 use crate::api::extract::{Embedded, Json, Path};
-use crate::api::filters::{CountBody, ListBody, bulk_limit};
+use crate::api::filters::{CountBody, ListBody, bulk_items, bulk_limit};
 use crate::api::page::Page;
 use crate::app::App;
 use crate::events::lifecycle::{self, Action};
@@ -107,6 +107,7 @@ async fn delete(State(app): State<App>, Path(id): Path<FlowId>) -> Result<Status
 #[serde(default)]
 struct BulkDeleteBody {
     flows: Option<FlowFilter>,
+    #[serde(deserialize_with = "bulk_items")]
     limit: Option<i64>,
 }
 
@@ -117,7 +118,7 @@ struct BulkDeleted {
 
 /// Delete flows that match, with their deployments and runs.
 async fn bulk_delete(State(app): State<App>, Embedded(body): Embedded<BulkDeleteBody>) -> Result<Json<BulkDeleted>, ApiError> {
-    let limit = bulk_limit(body.limit)?;
+    let limit = bulk_limit(body.limit);
     let filters = Filters { flows: body.flows, ..Filters::default() };
     let now = app.now();
     let mut tx = app.begin("flows.bulk_delete").await?;

@@ -9,7 +9,10 @@ use axum::http::StatusCode;
 use sea_query::{Expr, ExprTrait, Query};
 use serde_json::{Map, Value};
 
+use crate::api::block_documents;
 use crate::api::error::ApiError;
+use crate::app::App;
+use crate::blocks::document;
 use crate::id::BlockDocumentId;
 use crate::model::deployment::Deployment;
 use crate::model::work_pool::WorkPool;
@@ -26,21 +29,21 @@ fn unprocessable(detail: String) -> ApiError {
 ///
 /// # Errors
 /// 422, and 404 for a block that is not there.
-pub async fn check_pool_defaults(tx: &mut Tx, template: &Map<String, Value>) -> Result<(), ApiError> {
+pub async fn check_pool_defaults(app: &App, tx: &mut Tx, template: &Map<String, Value>) -> Result<(), ApiError> {
     let rules = Rules { ignore_required: true, ignore_bad_defaults: false };
-    check(tx, template, &[], rules).await.map_err(|error| error.worded("Validation failed for work pool's job variable defaults"))
+    check(app, tx, template, &[], rules).await.map_err(|error| error.worded("Validation failed for work pool's job variable defaults"))
 }
 
 /// Checks the job variables of a deployment to be made.
 ///
 /// # Errors
 /// 422, and 404 for a block that is not there.
-pub async fn check_deployment(tx: &mut Tx, pool: &WorkPool, variables: &Map<String, Value>) -> Result<(), ApiError> {
+pub async fn check_deployment(app: &App, tx: &mut Tx, pool: &WorkPool, variables: &Map<String, Value>) -> Result<(), ApiError> {
     if variables.is_empty() {
         return Ok(());
     }
     let rules = Rules { ignore_required: true, ignore_bad_defaults: true };
-    check(tx, &pool.base_job_template, &[variables], rules).await.map_err(|error| error.worded("Error creating deployment"))
+    check(app, tx, &pool.base_job_template, &[variables], rules).await.map_err(|error| error.worded("Error creating deployment"))
 }
 
 /// Checks the job variables of a flow run of a deployment; `doing` is `creating` or `updating`.
@@ -48,6 +51,7 @@ pub async fn check_deployment(tx: &mut Tx, pool: &WorkPool, variables: &Map<Stri
 /// # Errors
 /// 422, and 404 for a block that is not there.
 pub async fn check_flow_run(
+    app: &App,
     tx: &mut Tx,
     deployment: &Deployment,
     variables: Option<&Map<String, Value>>,
@@ -58,21 +62,21 @@ pub async fn check_flow_run(
     let Some(pool) = work_pools::read(tx, &Key::Id(queue.work_pool_id)).await? else { return Ok(()) };
     let layers: Vec<&Map<String, Value>> = std::iter::once(&deployment.job_variables).chain(variables).collect();
     let rules = Rules { ignore_required: false, ignore_bad_defaults: true };
-    check(tx, &pool.base_job_template, &layers, rules).await.map_err(|error| error.worded(&format!("Error {doing} flow run")))
+    check(app, tx, &pool.base_job_template, &layers, rules).await.map_err(|error| error.worded(&format!("Error {doing} flow run")))
 }
 
 /// Checks the job variables with which an automation runs a deployment, on their own; gives what does not fit.
 ///
 /// # Errors
 /// 422 for a schema that is none, and 404 for a block that is not there.
-pub async fn check_action(tx: &mut Tx, deployment: &Deployment, variables: &Map<String, Value>) -> Result<Option<Invalid>, ApiError> {
+pub async fn check_action(app: &App, tx: &mut Tx, deployment: &Deployment, variables: &Map<String, Value>) -> Result<Option<Invalid>, ApiError> {
     let Some(queue) = &deployment.queue else { return Ok(None) };
     let Some(pool) = work_pools::read(tx, &Key::Id(queue.work_pool_id)).await? else { return Ok(None) };
     if deployment.job_variables.is_empty() && variables.is_empty() {
         return Ok(None);
     }
     let rules = Rules { ignore_required: false, ignore_bad_defaults: true };
-    match check(tx, &pool.base_job_template, &[variables], rules).await {
+    match check(app, tx, &pool.base_job_template, &[variables], rules).await {
         Ok(()) => Ok(None),
         Err(Failure::Variables(error)) => Ok(Some(error)),
         Err(Failure::Other(error)) => Err(error),
@@ -118,12 +122,12 @@ impl From<StoreError> for Failure {
     }
 }
 
-async fn check(tx: &mut Tx, template: &Map<String, Value>, layers: &[&Map<String, Value>], rules: Rules) -> Result<(), Failure> {
+async fn check(app: &App, tx: &mut Tx, template: &Map<String, Value>, layers: &[&Map<String, Value>], rules: Rules) -> Result<(), Failure> {
     let Some(schema) = template.get("variables").filter(|schema| schema.as_object().is_some_and(|fields| !fields.is_empty())) else {
         return Ok(());
     };
     check_schema(schema).map_err(|error| Failure::Other(unprocessable(error.to_string())))?;
-    let (mut variables, bad_defaults) = defaults(tx, schema, rules.ignore_bad_defaults).await?;
+    let (mut variables, bad_defaults) = defaults(app, tx, schema, rules.ignore_bad_defaults).await?;
     for layer in layers {
         variables.extend((*layer).clone());
     }
@@ -136,33 +140,42 @@ async fn check(tx: &mut Tx, template: &Map<String, Value>, layers: &[&Map<String
 }
 
 /// The defaults of a schema's fields, and whether some were left out because they do not fit it.
-async fn defaults(tx: &mut Tx, schema: &Value, ignore_bad: bool) -> Result<(Map<String, Value>, bool), Failure> {
+async fn defaults(app: &App, tx: &mut Tx, schema: &Value, ignore_bad: bool) -> Result<(Map<String, Value>, bool), Failure> {
     let mut found = Map::new();
     let mut bad = false;
     let properties = schema.get("properties").and_then(Value::as_object);
     for (name, property) in properties.into_iter().flatten() {
         let Some(default) = property.get("default") else { continue };
-        // A block's values are secrets of its own store; that it is there is all that can be said of it here.
-        if let Some(reference) = default.as_object().and_then(|default| default.get("$ref")) {
-            require_block(tx, reference).await?;
-            continue;
-        }
+        let default = match default.as_object().and_then(|default| default.get("$ref")) {
+            None => default.clone(),
+            Some(reference) => match block_data(app, tx, reference).await? {
+                Some(data) => data,
+                None => continue,
+            },
+        };
         let options = Options { as_is: true, ignore_required: true, none_with_default: false };
         let alone = Value::Object(Map::from_iter([(name.clone(), default.clone())]));
         if ignore_bad && validate(&alone, schema, options).is_err() {
             bad = true;
         } else {
-            found.insert(name.clone(), default.clone());
+            found.insert(name.clone(), default);
         }
     }
     Ok((found, bad))
 }
 
-async fn require_block(tx: &mut Tx, reference: &Value) -> Result<(), Failure> {
-    let Some(id) = reference.get("block_document_id").filter(|id| !id.is_null()) else { return Ok(()) };
+/// The data of the block that a default refers to, secrets starred; `None` where it refers to nothing.
+async fn block_data(app: &App, tx: &mut Tx, reference: &Value) -> Result<Option<Value>, Failure> {
+    let Some(id) = reference.get("block_document_id").filter(|id| !id.is_null()) else { return Ok(None) };
     let missing = || Failure::Other(ApiError::not_found("Block not found."));
     let id = id.as_str().and_then(|id| BlockDocumentId::from_str(id).ok()).ok_or_else(missing)?;
-    if block_exists(tx, id).await? { Ok(()) } else { Err(missing()) }
+    // Where there is a document there is a key: none is made inside this transaction.
+    if !block_exists(tx, id).await? {
+        return Err(missing());
+    }
+    let cipher = block_documents::cipher(app).await.map_err(Failure::Other)?;
+    let document = document::by_id(tx, &cipher, id, false).await.map_err(|error| Failure::Other(error.into()))?;
+    Ok(Some(Value::Object(document.ok_or_else(missing)?.data)))
 }
 
 /// True where there is such a block document.

@@ -5,9 +5,10 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use serde::Deserialize;
+use serde_json::{Value, json};
 
-use crate::api::error::ApiError;
-use crate::api::extract::{Embedded, Json};
+use crate::api::error::{ApiError, Issue};
+use crate::api::extract::{Embedded, Json, from_value};
 use crate::api::page;
 use crate::app::App;
 use crate::id::LogId;
@@ -20,8 +21,20 @@ pub fn router() -> Router<App> {
     Router::new().route("/logs/", post(create)).route("/logs/filter", post(filter))
 }
 
+/// Reads the lines of a body. The reference takes any sequence, and has other words for what is none.
+fn lines(body: Value) -> Result<Vec<LogCreate>, ApiError> {
+    let (kind, message, ctx) = match &body {
+        Value::Array(_) => return from_value(body, "body"),
+        Value::String(_) => ("sequence_str", "'str' instances are not allowed as a Sequence value", json!({"type_name": "str"})),
+        _ => ("is_instance_of", "Input should be an instance of Sequence", json!({"class": "Sequence"})),
+    };
+    let issue = Issue { kind: kind.into(), loc: vec!["body".into()], msg: message.into(), input: body.clone(), ctx: Some(ctx) };
+    Err(ApiError::Invalid { issues: vec![issue], body })
+}
+
 /// Add log lines.
-async fn create(State(app): State<App>, Json(body): Json<Vec<LogCreate>>) -> Result<StatusCode, ApiError> {
+async fn create(State(app): State<App>, Json(body): Json<Value>) -> Result<(StatusCode, Json<()>), ApiError> {
+    let body = lines(body)?;
     let logs: Vec<Log> = body.into_iter().map(|line| line.into_log(LogId::fresh())).collect();
     let mut tx = app.begin("logs.create").await?;
     store::insert_many(&mut tx, &logs, app.now()).await?;
@@ -29,7 +42,7 @@ async fn create(State(app): State<App>, Json(body): Json<Vec<LogCreate>>) -> Res
     if app.settings().events.logs_stream_publishing_enabled {
         app.logs().publish(logs);
     }
-    Ok(StatusCode::CREATED)
+    Ok((StatusCode::CREATED, Json(())))
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -38,6 +51,7 @@ struct FilterBody {
     logs: Option<LogFilter>,
     sort: LogSort,
     limit: Option<i64>,
+    #[serde(deserialize_with = "crate::model::bounds::non_negative")]
     offset: Option<i64>,
 }
 

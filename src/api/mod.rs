@@ -11,6 +11,8 @@ pub mod middleware;
 pub mod operations;
 pub mod page;
 pub mod provenance;
+pub mod pydantic;
+pub mod python_json;
 pub mod run_states;
 
 pub mod concurrency_limits;
@@ -159,7 +161,10 @@ async fn fallback(method: Method, OriginalUri(original): OriginalUri, uri: Uri) 
     let path = uri.path();
     match find(&method, path) {
         Known::Operation(template) => return ApiError::NotBuilt { method: method.to_string(), path: template }.into_response(),
-        Known::OtherMethod => return ApiError::detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed").into_response(),
+        Known::OtherMethod(first) => {
+            // Only the first route of a path, as the reference's framework has it.
+            return ([(header::ALLOW, first)], ApiError::detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")).into_response();
+        }
         Known::No => {}
     }
     let toggled = path.strip_suffix('/').map_or_else(|| format!("{path}/"), str::to_owned);
@@ -177,7 +182,7 @@ async fn fallback(method: Method, OriginalUri(original): OriginalUri, uri: Uri) 
 
 enum Known {
     Operation(&'static str),
-    OtherMethod,
+    OtherMethod(&'static str),
     No,
 }
 
@@ -188,7 +193,9 @@ fn find(method: &Method, path: &str) -> Known {
             if *known_method == method.as_str() {
                 return Known::Operation(template);
             }
-            found = Known::OtherMethod;
+            if matches!(found, Known::No) {
+                found = Known::OtherMethod(known_method);
+            }
         }
     }
     found

@@ -7,7 +7,7 @@ use axum::routing::{get, post, put};
 use serde::Deserialize;
 
 use crate::api::error::ApiError;
-use crate::api::extract::{Json, Path};
+use crate::api::extract::{Embedded, Json, Path};
 use crate::api::page;
 use crate::app::App;
 use crate::id::SavedSearchId;
@@ -43,11 +43,12 @@ async fn read(State(app): State<App>, Path(id): Path<SavedSearchId>) -> Result<J
 #[serde(default)]
 struct FilterBody {
     limit: Option<i64>,
+    #[serde(deserialize_with = "crate::model::bounds::non_negative")]
     offset: Option<i64>,
 }
 
 /// List saved searches by name.
-async fn filter(State(app): State<App>, Json(body): Json<FilterBody>) -> Result<Json<Vec<SavedSearch>>, ApiError> {
+async fn filter(State(app): State<App>, Embedded(body): Embedded<FilterBody>) -> Result<Json<Vec<SavedSearch>>, ApiError> {
     let (limit, offset) = (page::limit(body.limit)?, page::offset(body.offset)?);
     Ok(Json(store::list(&mut app.read("saved_searches.filter").await?, limit, offset).await?))
 }

@@ -49,7 +49,7 @@ pub fn router() -> Router<App> {
 /// Flow runs as bars of a chart.
 async fn flow_run_history(
     State(app): State<App>,
-    Json(body): Json<ListBody<Option<FlowRunSort>>>,
+    Embedded(body): Embedded<ListBody<Option<FlowRunSort>>>,
 ) -> Result<Json<Vec<SimpleFlowRun>>, ApiError> {
     let given = body.limit.unwrap_or(BARS);
     if given > BARS {
@@ -92,7 +92,7 @@ struct FlowRunIds {
 }
 
 /// Count the task runs of flow runs.
-async fn count_task_runs(State(app): State<App>, Json(body): Json<FlowRunIds>) -> Result<Json<IndexMap<FlowRunId, i64>>, ApiError> {
+async fn count_task_runs(State(app): State<App>, Embedded(body): Embedded<FlowRunIds>) -> Result<Json<IndexMap<FlowRunId, i64>>, ApiError> {
     check_items(&body.flow_run_ids, "flow_run_ids")?;
     let counts = store::count_task_runs(&mut app.read("ui.flow_runs.count_task_runs").await?, &body.flow_run_ids).await?;
     Ok(Json(for_each(&body.flow_run_ids, &counts, Option::unwrap_or_default)))
@@ -104,14 +104,14 @@ struct FlowIds {
 }
 
 /// Count the deployments of flows.
-async fn count_deployments(State(app): State<App>, Json(body): Json<FlowIds>) -> Result<Json<IndexMap<FlowId, i64>>, ApiError> {
+async fn count_deployments(State(app): State<App>, Embedded(body): Embedded<FlowIds>) -> Result<Json<IndexMap<FlowId, i64>>, ApiError> {
     check_items(&body.flow_ids, "flow_ids")?;
     let counts = store::count_deployments(&mut app.read("ui.flows.count_deployments").await?, &body.flow_ids).await?;
     Ok(Json(for_each(&body.flow_ids, &counts, Option::unwrap_or_default)))
 }
 
 /// The next run of each flow.
-async fn next_runs(State(app): State<App>, Json(body): Json<FlowIds>) -> Result<Json<IndexMap<FlowId, Option<NextFlowRun>>>, ApiError> {
+async fn next_runs(State(app): State<App>, Embedded(body): Embedded<FlowIds>) -> Result<Json<IndexMap<FlowId, Option<NextFlowRun>>>, ApiError> {
     check_items(&body.flow_ids, "flow_ids")?;
     let runs = store::next_runs(&mut app.read("ui.flows.next_runs").await?, &body.flow_ids).await?;
     Ok(Json(for_each(&body.flow_ids, &runs, |run| run)))

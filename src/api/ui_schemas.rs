@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::api::error::ApiError;
-use crate::api::extract::Json;
+use crate::api::extract::{Embedded, Json};
 use crate::app::App;
 use crate::model::filter::variable::VariableFilter;
 use crate::model::variable::VariableSort;
@@ -33,7 +33,7 @@ struct ValidateBody {
 }
 
 /// What is wrong with the values of a form.
-async fn validate(State(app): State<App>, Json(body): Json<ValidateBody>) -> Result<Json<Value>, ApiError> {
+async fn validate(State(app): State<App>, Embedded(body): Embedded<ValidateBody>) -> Result<Json<Value>, ApiError> {
     let known = if needs_hydration(&body.values) {
         let mut tx = app.read("ui.variables").await?;
         let all = variables::list(&mut tx, &VariableFilter::default(), VariableSort::default(), VARIABLES, 0).await?;

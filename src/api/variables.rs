@@ -64,6 +64,7 @@ struct FilterBody {
     variables: Option<VariableFilter>,
     sort: VariableSort,
     limit: Option<i64>,
+    #[serde(deserialize_with = "crate::model::bounds::non_negative")]
     offset: Option<i64>,
 }
 

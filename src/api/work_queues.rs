@@ -15,7 +15,7 @@ use crate::clock::Timestamp;
 use crate::events::work_pool as events;
 use crate::id::WorkQueueId;
 use crate::model::filter::work_queue::WorkQueueFilter;
-use crate::model::flow_run::FlowRunResponse;
+use crate::model::flow_run::{FlowRun, FlowRunResponse};
 use crate::model::json;
 use crate::model::work_pool::{AGENT_POOL_TYPE, DEFAULT_AGENT_POOL, StorageConfiguration, WorkPool, WorkPoolCreate};
 use crate::model::work_queue::{
@@ -132,6 +132,7 @@ async fn read_by_name(State(app): State<App>, Path(name): Path<String>) -> Resul
 struct FilterBody {
     work_queues: Option<WorkQueueFilter>,
     limit: Option<i64>,
+    #[serde(deserialize_with = "crate::model::bounds::non_negative")]
     offset: Option<i64>,
 }
 
@@ -200,12 +201,14 @@ async fn get_runs(
     if !is_ui(&headers) {
         poll::note(&app, &[id], &[]).await;
     }
-    Ok(Json(runs.into_iter().map(|run| run.at(now)).collect()))
+    // The reference does not load the pools of these runs, and says that they have none.
+    Ok(Json(runs.into_iter().map(|run| FlowRun { queue: None, ..run }.at(now)).collect()))
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct ConcurrencyBody {
+    #[serde(deserialize_with = "crate::model::bounds::from_one")]
     page: Option<i64>,
     limit: Option<i64>,
 }

@@ -12,7 +12,7 @@ use crate::model::concurrency::{ConcurrencyOptions, GlobalConcurrencyLimit};
 use crate::model::flow_run::CreatedBy;
 use crate::model::json::{self, invalid, write_timestamp};
 use crate::model::labels::{self, Labels};
-use crate::model::policy::FlowRunPolicy;
+use crate::model::policy::{self, FlowRunPolicy};
 use crate::model::schedule::Schedule;
 use crate::model::state::StateCreate;
 use crate::model::status::DeploymentStatus;
@@ -358,7 +358,7 @@ pub struct DeploymentFlowRunCreate {
     pub context: Map<String, Value>,
     #[serde(default)]
     pub infrastructure_document_id: Option<BlockDocumentId>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "policy::of_body")]
     pub empirical_policy: FlowRunPolicy,
     #[serde(default)]
     pub tags: Vec<String>,

@@ -30,8 +30,9 @@ pub struct FlowCreate {
     pub name: String,
     #[serde(default)]
     pub tags: Vec<String>,
-    #[serde(default, deserialize_with = "labels::deserialize")]
-    pub labels: Labels,
+    /// Null is kept, other than with deployments and runs, as the reference has it.
+    #[serde(default = "no_labels", deserialize_with = "labels::deserialize_nullable")]
+    pub labels: Option<Labels>,
 }
 
 /// Body of `PATCH /flows/{id}`.
@@ -51,6 +52,11 @@ pub enum FlowSort {
     #[default]
     NameAsc,
     NameDesc,
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the default of an optional field")]
+fn no_labels() -> Option<Labels> {
+    Some(Labels::new())
 }
 
 fn flow_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {

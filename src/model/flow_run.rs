@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::id::{BlockDocumentId, DeploymentId, FlowId, FlowRunId, FlowRunInputId, StateId, TaskRunId, WorkPoolId, WorkQueueId};
 use crate::model::json::{self, invalid, write_timestamp};
 use crate::model::labels::{self, Labels};
-use crate::model::policy::FlowRunPolicy;
+use crate::model::policy::{self, FlowRunPolicy};
 use crate::model::run::{self, Moments};
 use crate::model::state::{State, StateCreate, StateType};
 use crate::model::{Patch, name};
@@ -209,7 +209,7 @@ pub struct FlowRunCreate {
     pub parent_task_run_id: Option<TaskRunId>,
     #[serde(default)]
     pub infrastructure_document_id: Option<BlockDocumentId>,
-    #[serde(default = "FlowRunPolicy::new")]
+    #[serde(default = "FlowRunPolicy::new", deserialize_with = "policy::of_body")]
     pub empirical_policy: FlowRunPolicy,
     #[serde(default)]
     pub tags: Vec<String>,

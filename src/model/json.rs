@@ -10,7 +10,7 @@
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, SubsecRound, Timelike, Utc};
 use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 use crate::clock::Timestamp;
@@ -19,6 +19,34 @@ use crate::clock::Timestamp;
 /// beside the message. `api/extract.rs` takes it apart; elsewhere it reads as the message.
 pub fn invalid<E: serde::de::Error>(kind: &str, message: impl std::fmt::Display) -> E {
     E::custom(format_args!("\u{1}{kind}\u{1}{message}"))
+}
+
+/// [`invalid`], with what the message was made from.
+pub fn invalid_with<E: serde::de::Error>(kind: &str, message: impl std::fmt::Display, ctx: &Value) -> E {
+    E::custom(format_args!("\u{1}{kind}\u{1}{message}\u{1}{ctx}"))
+}
+
+/// One of several things that are wrong with a value.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Complaint {
+    /// Where, below the value.
+    pub location: Vec<String>,
+    /// As in [`invalid`].
+    pub kind: String,
+    /// For people.
+    pub message: String,
+}
+
+impl Complaint {
+    /// Puts it together.
+    pub fn new(location: Vec<String>, kind: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { location, kind: kind.into(), message: message.into() }
+    }
+}
+
+/// A deserialization error for all that is wrong inside a value, such as with each member of a union.
+pub fn invalid_at<E: serde::de::Error>(complaints: &[Complaint]) -> E {
+    E::custom(format_args!("\u{1}\u{1}{}", serde_json::to_string(complaints).expect("texts always serialize")))
 }
 
 /// Writes a moment as pydantic does.
@@ -57,11 +85,15 @@ fn timestamp_of_number(number: f64) -> Option<Timestamp> {
 
 fn read_timestamp<E: serde::de::Error>(value: &Value) -> Result<Timestamp, E> {
     match value {
-        Value::String(text) => parse_timestamp(text),
-        Value::Number(number) => number.as_f64().and_then(timestamp_of_number),
-        _ => return Err(invalid("datetime_type", "Input should be a valid datetime")),
+        Value::String(text) => parse_timestamp(text).ok_or_else(|| invalid("value_error", format_args!("Unable to parse string [{text}]"))),
+        Value::Number(number) => number.as_f64().and_then(timestamp_of_number).ok_or_else(no_moment),
+        _ => Err(no_moment()),
     }
-    .ok_or_else(|| invalid("datetime_from_date_parsing", "Input should be a valid datetime or date, invalid format"))
+}
+
+/// What the reference's type of moments says of what is no text.
+fn no_moment<E: serde::de::Error>() -> E {
+    invalid_with("value_error", "value is not a valid datetime", &Value::Null)
 }
 
 /// `#[serde(with = "json::timestamp")]`

@@ -4,22 +4,35 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use crate::model::Patch;
-use crate::model::json::invalid;
+use crate::model::json::{Complaint, invalid_at};
 
 /// Labels, in the order given.
 pub type Labels = Map<String, Value>;
 
-fn check<E: serde::de::Error>(labels: Option<Labels>) -> Result<Labels, E> {
-    let labels = labels.unwrap_or_default();
-    if labels.values().any(|value| matches!(value, Value::Null | Value::Array(_) | Value::Object(_))) {
-        return Err(invalid("string_type", "Input should be a valid string"));
-    }
-    Ok(labels)
+/// What pydantic says of a value that is none of the four types.
+const COMPLAINTS: [(&str, &str, &str); 4] = [
+    ("bool", "bool_type", "Input should be a valid boolean"),
+    ("int", "int_type", "Input should be a valid integer"),
+    ("float", "float_type", "Input should be a valid number"),
+    ("str", "string_type", "Input should be a valid string"),
+];
+
+fn check<E: serde::de::Error>(labels: Labels) -> Result<Labels, E> {
+    let wrong = labels.iter().filter(|(_, value)| matches!(value, Value::Null | Value::Array(_) | Value::Object(_)));
+    let complaints: Vec<Complaint> = wrong
+        .flat_map(|(key, _)| COMPLAINTS.map(|(member, kind, message)| Complaint::new(vec![key.clone(), member.to_owned()], kind, message)))
+        .collect();
+    if complaints.is_empty() { Ok(labels) } else { Err(invalid_at(&complaints)) }
 }
 
 /// `#[serde(default, deserialize_with = "labels::deserialize")]`: null counts as none.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Labels, D::Error> {
-    Option::<Labels>::deserialize(deserializer).and_then(check)
+    Option::<Labels>::deserialize(deserializer).and_then(|labels| check(labels.unwrap_or_default()))
+}
+
+/// As [`deserialize`], but null is null.
+pub fn deserialize_nullable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Labels>, D::Error> {
+    Option::<Labels>::deserialize(deserializer)?.map(check).transpose()
 }
 
 /// As [`deserialize`], for update bodies: null is no labels.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Number, Value};
 
-use crate::model::json::invalid;
+use crate::model::json::{self, Complaint, invalid};
 
 /// Retry delays of one task at most.
 const RETRY_DELAYS: usize = 50;
@@ -84,6 +84,17 @@ impl Default for FlowRunPolicyInput {
     }
 }
 
+/// `#[serde(default, deserialize_with = "policy::of_body")]`: as the reference reads it from a body, where the seconds
+/// of `retry_delay_seconds` that become the `retry_delay` must be whole.
+pub fn of_body<'de, D: Deserializer<'de>>(deserializer: D) -> Result<FlowRunPolicy, D::Error> {
+    let input = FlowRunPolicyInput::deserialize(deserializer)?;
+    if input.retry_delay.is_none_or(|delay| delay == 0) && input.retry_delay_seconds.fract() != 0.0 {
+        let message = "Input should be a valid integer, got a number with a fractional part";
+        return Err(json::invalid_at(&[Complaint::new(vec!["retry_delay".into()], "int_from_float", message)]));
+    }
+    Ok(input.into())
+}
+
 impl From<FlowRunPolicyInput> for FlowRunPolicy {
     fn from(input: FlowRunPolicyInput) -> Self {
         let unset = |value: Option<i64>| value.is_none_or(|value| value == 0);
@@ -145,7 +156,8 @@ pub struct TaskRunPolicy {
 #[serde(default)]
 struct TaskRunPolicyInput {
     max_retries: i64,
-    retry_delay_seconds: f64,
+    #[serde(deserialize_with = "number")]
+    retry_delay_seconds: Option<Number>,
     retries: Option<i64>,
     #[serde(deserialize_with = "retry_delay")]
     retry_delay: Option<RetryDelay>,
@@ -157,7 +169,7 @@ impl From<TaskRunPolicyInput> for TaskRunPolicy {
     fn from(input: TaskRunPolicyInput) -> Self {
         let mut policy = Self {
             max_retries: input.max_retries,
-            retry_delay_seconds: input.retry_delay_seconds,
+            retry_delay_seconds: input.retry_delay_seconds.as_ref().and_then(Number::as_f64).unwrap_or_default(),
             retries: input.retries,
             retry_delay: input.retry_delay,
             retry_jitter_factor: input.retry_jitter_factor,
@@ -171,9 +183,19 @@ impl From<TaskRunPolicyInput> for TaskRunPolicy {
             Some(RetryDelay::Each(all)) => all.is_empty(),
         };
         if unset && policy.retry_delay_seconds != 0.0 {
-            policy.retry_delay = Number::from_f64(policy.retry_delay_seconds).map(RetryDelay::Same);
+            // A whole number stays one.
+            policy.retry_delay = input.retry_delay_seconds.map(RetryDelay::Same);
         }
         policy
+    }
+}
+
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Number>, D::Error> {
+    let wrong = || invalid("float_type", "Input should be a valid number");
+    match Value::deserialize(deserializer)? {
+        Value::Number(number) => Ok(Some(number)),
+        Value::String(text) => text.trim().parse().ok().and_then(Number::from_f64).map(Some).ok_or_else(wrong),
+        _ => Err(wrong()),
     }
 }
 

@@ -15,10 +15,13 @@ pub fn generated_name() -> String {
     petname::petname(2, "-").unwrap_or_else(|| crate::id::v4().to_string())
 }
 
-/// Reads a run's name; a missing, null or empty one is generated.
+/// Reads a run's name; one that is missing, or nothing in Python's eyes, is generated.
 pub fn name_or_generated<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    let name = Option::<String>::deserialize(deserializer)?;
-    Ok(name.filter(|name| !name.is_empty()).unwrap_or_else(generated_name))
+    match Value::deserialize(deserializer)? {
+        Value::String(name) if !name.is_empty() => Ok(name),
+        nothing if !json::is_truthy(&nothing) => Ok(generated_name()),
+        _ => Err(invalid("string_type", "Input should be a valid string")),
+    }
 }
 
 /// Reads parameters, which must not be larger than [`PARAMETERS_BYTES`].

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::clock::Timestamp;
 use crate::id::VariableId;
-use crate::model::json::{self, invalid, python_dumps};
+use crate::model::json::{self, invalid, invalid_with, python_dumps};
 use crate::model::{Patch, name};
 
 /// Characters of a variable's name at most.
@@ -65,8 +65,12 @@ fn check_name<E: serde::de::Error>(name: String) -> Result<String, E> {
     if !name::is_lowercase_dashes_underscores(&name) {
         return Err(invalid("value_error", "Variable name must only contain lowercase letters, numbers, and dashes or underscores."));
     }
-    if name.chars().count() > NAME_CHARACTERS {
-        return Err(invalid("string_too_long", format_args!("String should have at most {NAME_CHARACTERS} characters")));
+    let given = name.chars().count();
+    if given > NAME_CHARACTERS {
+        // What pydantic says of a bound that comes after a validator.
+        let message = format_args!("Value should have at most {NAME_CHARACTERS} items after validation, not {given}");
+        let ctx = serde_json::json!({"field_type": "Value", "max_length": NAME_CHARACTERS, "actual_length": given});
+        return Err(invalid_with("too_long", message, &ctx));
     }
     Ok(name)
 }

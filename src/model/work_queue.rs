@@ -64,7 +64,7 @@ pub struct QueueFilter {
 pub struct WorkQueueCreate {
     #[serde(deserialize_with = "bounds::named")]
     pub name: String,
-    #[serde(default = "no_description")]
+    #[serde(default)]
     pub description: Option<String>,
     #[serde(default)]
     pub is_paused: bool,
@@ -77,15 +77,10 @@ pub struct WorkQueueCreate {
     pub filter: Option<QueueFilter>,
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "the default of an optional field")]
-fn no_description() -> Option<String> {
-    Some(String::new())
-}
-
 impl WorkQueueCreate {
     /// A queue with nothing but a name.
     pub fn named(name: impl Into<String>) -> Self {
-        Self { name: name.into(), description: no_description(), is_paused: false, concurrency_limit: None, priority: None, filter: None }
+        Self { name: name.into(), description: None, is_paused: false, concurrency_limit: None, priority: None, filter: None }
     }
 }
 

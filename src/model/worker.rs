@@ -54,7 +54,7 @@ fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i32
 
 /// Which workers.
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct WorkerFilter {
     pub operator: Operator,
     pub last_heartbeat_time: Option<WorkerFilterHeartbeat>,
@@ -62,7 +62,7 @@ pub struct WorkerFilter {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct WorkerFilterHeartbeat {
     #[serde(with = "json::optional_timestamp")]
     pub before_: Option<Timestamp>,
@@ -71,7 +71,7 @@ pub struct WorkerFilterHeartbeat {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct WorkerFilterStatus {
     pub any_: Option<Vec<WorkerStatus>>,
     pub not_any_: Option<Vec<WorkerStatus>>,

@@ -135,9 +135,13 @@ pub async fn list(tx: &mut Tx, limit: u64, offset: u64) -> Result<Vec<Concurrenc
     tx.fetch_all(&select).await?.iter().map(decode).collect()
 }
 
-fn set<T: Copy + Into<Expr>>(statement: &mut sea_query::UpdateStatement, column: t::ConcurrencyLimitV2, value: &Patch<T>) {
-    if let Patch::Value(value) = value {
-        statement.value(column, (*value).into());
+/// Null is written where it was given: the columns do not take it, and the answer is the reference's conflict.
+fn set<T: Copy>(statement: &mut sea_query::UpdateStatement, column: t::ConcurrencyLimitV2, value: &Patch<T>)
+where
+    Option<T>: Into<Expr>,
+{
+    if let Some(value) = value.clone().into_option() {
+        statement.value(column, value.into());
     }
 }
 
@@ -159,8 +163,8 @@ pub async fn update(tx: &mut Tx, key: &Key, now: Timestamp, update: &Concurrency
     set(&mut statement, C::ActiveSlots, &narrow(&update.active_slots));
     set(&mut statement, C::DeniedSlots, &narrow(&update.denied_slots));
     set(&mut statement, C::SlotDecayPerSecond, &update.slot_decay_per_second);
-    if let Patch::Value(name) = &update.name {
-        statement.value(C::Name, name.as_str());
+    if let Some(name) = update.name.clone().into_option() {
+        statement.value(C::Name, name);
     }
     Ok(tx.execute(&statement).await? > 0)
 }

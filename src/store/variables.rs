@@ -97,14 +97,15 @@ pub async fn count(tx: &mut Tx, filter: &VariableFilter) -> Result<i64, StoreErr
 pub async fn update(tx: &mut Tx, key: &Key, now: Timestamp, update: &VariableUpdate) -> Result<bool, StoreError> {
     let mut statement = Query::update();
     statement.table(t::Variable::Table).value(t::Variable::Updated, now).and_where(key_is(key));
-    if let Some(name) = update.name.as_value() {
-        statement.value(t::Variable::Name, name.as_str());
+    // Null is written where it was given: the columns do not take it, and the answer is the reference's conflict.
+    if let Some(name) = update.name.clone().into_option() {
+        statement.value(t::Variable::Name, name);
     }
     if let Some(value) = update.value.as_value() {
         statement.value(t::Variable::Value, value.clone());
     }
-    if let Some(tags) = update.tags.as_value() {
-        statement.value(t::Variable::Tags, serde_json::json!(tags));
+    if let Some(tags) = update.tags.clone().into_option() {
+        statement.value(t::Variable::Tags, tags.map(|tags| serde_json::json!(tags)));
     }
     Ok(tx.execute(&statement).await? > 0)
 }

@@ -182,8 +182,9 @@ pub async fn update(
     if let Some(limit) = update.concurrency_limit.clone().into_option() {
         statement.value(t::WorkPool::ConcurrencyLimit, limit);
     }
-    if let Some(storage) = update.storage_configuration.as_value() {
-        statement.value(t::WorkPool::StorageConfiguration, serde_json::json!(storage));
+    // The column does not take null, and the answer is the reference's conflict.
+    if let Some(storage) = update.storage_configuration.clone().into_option() {
+        statement.value(t::WorkPool::StorageConfiguration, storage.map(|storage| serde_json::json!(storage)));
     }
     if let Some(change) = status {
         statement

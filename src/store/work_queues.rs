@@ -87,7 +87,8 @@ pub async fn insert(tx: &mut Tx, pool: WorkPoolId, now: Timestamp, create: &Work
             now.into(),
             now.into(),
             create.name.as_str().into(),
-            create.description.clone().into(),
+            // Null takes the default of the column, as everything that the reference inserts.
+            create.description.clone().unwrap_or_default().into(),
             create.is_paused.into(),
             create.concurrency_limit.into(),
             priority.into(),

@@ -1,6 +1,6 @@
 //! Table `worker`.
 
-use sea_query::{Asterisk, Cond, Condition, Expr, ExprTrait, Func, OnConflict, Order, Query};
+use sea_query::{Asterisk, Condition, Expr, ExprTrait, Func, OnConflict, Order, Query};
 
 use super::work_pools::word;
 use crate::clock::Timestamp;
@@ -8,7 +8,7 @@ use crate::id::{WorkPoolId, WorkerId};
 use crate::model::filter::Operator;
 use crate::model::status::WorkerStatus;
 use crate::model::worker::{Worker, WorkerFilter};
-use crate::store::filter::{add, joined};
+use crate::store::filter::{join, part};
 use crate::store::schema as t;
 use crate::store::{Row, StoreError, Tx};
 
@@ -37,29 +37,17 @@ fn decode(row: &Row) -> Result<Worker, StoreError> {
 }
 
 fn condition(filter: &WorkerFilter) -> Condition {
-    let mut all = joined(filter.operator);
-    if let Some(heartbeat) = &filter.last_heartbeat_time {
+    let heartbeat = filter.last_heartbeat_time.as_ref().map(|heartbeat| {
         let column = || Expr::col(t::Worker::LastHeartbeatTime);
-        let mut part = Cond::all();
-        if let Some(before) = heartbeat.before_ {
-            part = part.add(column().lte(before));
-        }
-        if let Some(after) = heartbeat.after_ {
-            part = part.add(column().gte(after));
-        }
-        all = add(all, part);
-    }
-    if let Some(status) = &filter.status {
-        let mut part = joined(Operator::And);
-        if let Some(any) = &status.any_ {
-            part = part.add(Expr::col(t::Worker::Status).is_in(any.iter().copied()));
-        }
-        if let Some(not_any) = status.not_any_.as_ref().filter(|not_any| !not_any.is_empty()) {
-            part = part.add(Expr::col(t::Worker::Status).is_not_in(not_any.iter().copied()));
-        }
-        all = add(all, part);
-    }
-    all
+        part::given(Operator::And, [heartbeat.before_.map(|before| column().lte(before)), heartbeat.after_.map(|after| column().gte(after))])
+    });
+    let status = filter.status.as_ref().map(|status| {
+        let column = || Expr::col(t::Worker::Status);
+        let any = status.any_.as_ref().map(|any| column().is_in(any.iter().copied()));
+        let not_any = status.not_any_.as_ref().filter(|not_any| !not_any.is_empty());
+        part::given(Operator::And, [any, not_any.map(|not_any| column().is_not_in(not_any.iter().copied()))])
+    });
+    join(filter.operator, [heartbeat, status])
 }
 
 /// Notes a heartbeat of a worker, which is made where missing. Without an interval the worker keeps the one it has.

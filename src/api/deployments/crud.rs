@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{body, missing};
 use crate::api::error::ApiError;
 use crate::api::extract::{Embedded, Json, Path};
-use crate::api::filters::{CountBody, ListBody, bulk_limit};
+use crate::api::filters::{CountBody, ListBody, bulk_items, bulk_limit};
 use crate::api::page::Page;
 use crate::api::work_pools::{pools, queues};
 use crate::api::{job_variables, work_queues};
@@ -124,7 +124,7 @@ async fn create(State(app): State<App>, Json(given): Json<Value>) -> Result<(Sta
     let pool = create.work_pool_name.as_value().filter(|name| !name.is_empty()).cloned();
     if let Some(name) = pool.as_deref().filter(|name| *name != DEFAULT_AGENT_POOL) {
         let pool = pools::by_name(&mut tx, name).await?;
-        job_variables::check_deployment(&mut tx, &pool, &create.job_variables).await?;
+        job_variables::check_deployment(&app, &mut tx, &pool, &create.job_variables).await?;
     }
     require_limit(&mut tx, create.global_concurrency_limit_id.as_value()).await?;
     let queue = queue_for(&mut tx, pool.as_deref(), create.work_queue_name.as_value().map(String::as_str), now).await?;
@@ -233,6 +233,7 @@ async fn delete(State(app): State<App>, Path(id): Path<DeploymentId>) -> Result<
 #[serde(default)]
 struct BulkDeleteBody {
     deployments: Option<DeploymentFilter>,
+    #[serde(deserialize_with = "bulk_items")]
     limit: Option<i64>,
 }
 
@@ -243,7 +244,7 @@ struct BulkDeleted {
 
 /// Delete deployments that match.
 async fn bulk_delete(State(app): State<App>, Embedded(body): Embedded<BulkDeleteBody>) -> Result<Json<BulkDeleted>, ApiError> {
-    let limit = bulk_limit(body.limit)?;
+    let limit = bulk_limit(body.limit);
     let filters = Filters { deployments: body.deployments, ..Filters::default() };
     let mut tx = app.begin("deployments.bulk_delete").await?;
     let deployments = store::list(&mut tx, &filters, DeploymentSort::default(), limit, 0).await?;

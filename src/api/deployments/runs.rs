@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::{missing, store};
 use crate::api::error::ApiError;
-use crate::api::extract::{Json, Path, from_value};
+use crate::api::extract::{Embedded, Json, Path};
 use crate::api::work_pools::{poll, queues};
 use crate::api::{job_variables, page};
 use crate::app::App;
@@ -89,8 +89,7 @@ struct PollBody {
 }
 
 /// Get the scheduled runs of deployments, for a runner that serves them.
-async fn get_scheduled_flow_runs(State(app): State<App>, Json(body): Json<Value>) -> Result<Json<Vec<FlowRunResponse>>, ApiError> {
-    let body: PollBody = from_value(body, "body")?;
+async fn get_scheduled_flow_runs(State(app): State<App>, Embedded(body): Embedded<PollBody>) -> Result<Json<Vec<FlowRunResponse>>, ApiError> {
     let limit = page::limit(body.limit)?;
     let now = app.now();
     let mut tx = app.read("deployments.get_scheduled_flow_runs").await?;
@@ -155,6 +154,7 @@ impl Refusal {
 
 /// Makes a run of a deployment, unless its flow has one with its idempotency key; true where it was made.
 async fn make(
+    app: &App,
     tx: &mut Tx,
     context: &Context<'_>,
     deployment: &Deployment,
@@ -170,7 +170,7 @@ async fn make(
         let schema = deployment.parameter_openapi_schema.as_ref().filter(|schema| schema.is_object()).ok_or(Refusal::NoSchema)?;
         validate(&Value::Object(parameters.clone()), schema, Options::default()).map_err(Refusal::Parameters)?;
     }
-    job_variables::check_flow_run(tx, deployment, given.job_variables.as_ref(), "creating").await.map_err(Refusal::Other)?;
+    job_variables::check_flow_run(app, tx, deployment, given.job_variables.as_ref(), "creating").await.map_err(Refusal::Other)?;
     let (queue_id, queue_name): (Option<WorkQueueId>, Option<String>) = match given.work_queue_name.filter(|name| !name.is_empty()) {
         None => (deployment.work_queue_id, deployment.work_queue_name.clone()),
         Some(name) => {
@@ -224,6 +224,7 @@ async fn make(
 /// # Errors
 /// As the request of a client.
 pub(crate) async fn create_in(
+    app: &App,
     tx: &mut Tx,
     context: &Context<'_>,
     id: DeploymentId,
@@ -232,7 +233,7 @@ pub(crate) async fn create_in(
 ) -> Result<(FlowRun, bool), ApiError> {
     let deployment = store::read(tx, &Key::Id(id)).await?.ok_or_else(missing)?;
     let hydrator = Hydrator::load(tx, [&deployment.parameters, &given.parameters]).await?;
-    make(tx, context, &deployment, &hydrator, given, created_by).await.map_err(|refusal| refusal.alone(id))
+    make(app, tx, context, &deployment, &hydrator, given, created_by).await.map_err(|refusal| refusal.alone(id))
 }
 
 /// Create a run of a deployment.
@@ -245,7 +246,7 @@ async fn create(
     let now = app.now();
     let context = Context::server(now, &app.settings().orchestration);
     let mut tx = app.begin("deployments.create_flow_run").await?;
-    let (run, fresh) = create_in(&mut tx, &context, id, body, created_by(&headers)).await?;
+    let (run, fresh) = create_in(&app, &mut tx, &context, id, body, created_by(&headers)).await?;
     tx.commit().await?;
     Ok((if fresh { StatusCode::CREATED } else { StatusCode::OK }, Json(run.at(now))))
 }
@@ -273,7 +274,7 @@ async fn create_many(
     let hydrator = Hydrator::load(&mut tx, parameters).await?;
     let mut results = Vec::with_capacity(body.len());
     for given in body {
-        let made = make(&mut tx, &context, &deployment, &hydrator, given, created_by.clone()).await;
+        let made = make(&app, &mut tx, &context, &deployment, &hydrator, given, created_by.clone()).await;
         results.push(match made {
             Ok((run, _)) => FlowRunCreateResult { flow_run_id: Some(run.id), status: "CREATED", error: None },
             Err(refusal) => FlowRunCreateResult { flow_run_id: None, status: "FAILED", error: Some(refusal.among_many()?) },

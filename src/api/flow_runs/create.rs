@@ -85,8 +85,14 @@ async fn queue_of_pool(tx: &mut Tx, pool: &str, queue: Option<&str>) -> Result<W
         .columns([t::WorkPool::Id, t::WorkPool::DefaultQueueId])
         .from(t::WorkPool::Table)
         .and_where(Expr::col(t::WorkPool::Name).eq(pool));
-    let found = tx.fetch_optional(&select).await?.ok_or_else(no_pool)?;
-    let Some(queue) = queue.filter(|queue| !queue.is_empty()) else {
+    let found = tx.fetch_optional(&select).await?;
+    let no_queue = |queue: &str| ApiError::not_found(format!("Work pool queue '{pool}/{queue}' not found."));
+    let (found, queue) = match (found, queue.filter(|queue| !queue.is_empty())) {
+        (Some(found), queue) => (found, queue),
+        (None, Some(queue)) => return Err(no_queue(queue)),
+        (None, None) => return Err(no_pool()),
+    };
+    let Some(queue) = queue else {
         return found.get::<Option<WorkQueueId>>("default_queue_id")?.ok_or_else(no_pool);
     };
     let mut select = Query::select();
@@ -96,5 +102,5 @@ async fn queue_of_pool(tx: &mut Tx, pool: &str, queue: Option<&str>) -> Result<W
         .and_where(Expr::col(t::WorkQueue::WorkPoolId).eq(found.get::<crate::id::WorkPoolId>("id")?))
         .and_where(Expr::col(t::WorkQueue::Name).eq(queue));
     let found: Option<Result<WorkQueueId, StoreError>> = tx.fetch_optional(&select).await?.map(|row| row.get("id"));
-    found.transpose()?.ok_or_else(|| ApiError::not_found(format!("Work pool queue '{pool}/{queue}' not found.")))
+    found.transpose()?.ok_or_else(|| no_queue(queue))
 }

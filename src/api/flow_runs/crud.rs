@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::missing;
 use crate::api::error::ApiError;
 use crate::api::extract::{Embedded, Json, Path};
-use crate::api::filters::bulk_limit;
+use crate::api::filters::{bulk_items, bulk_limit};
 use crate::api::job_variables;
 use crate::app::App;
 use crate::id::FlowRunId;
@@ -18,7 +18,7 @@ use crate::model::filter::flow_run::FlowRunFilter;
 use crate::model::flow_run::{FlowRun, FlowRunResponse, FlowRunSort, FlowRunUpdate};
 use crate::model::labels::{Labels, merge};
 use crate::model::state::StateType;
-use crate::model::{Patch, labels};
+use crate::model::Patch;
 use crate::orchestration::{Context, give_back_slot};
 use crate::store::{StoreError, Tx, deployments, flow_runs as store, old};
 
@@ -52,7 +52,7 @@ async fn update(State(app): State<App>, Path(id): Path<FlowRunId>, Json(body): J
             None => None,
         };
         let deployment = deployment.ok_or_else(|| refused("A deployment for the flow run could not be found"))?;
-        job_variables::check_flow_run(&mut tx, &deployment, Some(variables), "updating").await?;
+        job_variables::check_flow_run(&app, &mut tx, &deployment, Some(variables), "updating").await?;
     }
     if !store::update(&mut tx, id, app.now(), &body).await? {
         return Err(missing());
@@ -96,6 +96,7 @@ async fn give_back_slots(app: &App, tx: &mut Tx, runs: &[FlowRun]) -> Result<(),
 #[serde(default)]
 struct BulkDeleteBody {
     flow_runs: Option<FlowRunFilter>,
+    #[serde(deserialize_with = "bulk_items")]
     limit: Option<i64>,
 }
 
@@ -106,7 +107,7 @@ struct BulkDeleted {
 
 /// Delete flow runs that match.
 async fn bulk_delete(State(app): State<App>, Embedded(body): Embedded<BulkDeleteBody>) -> Result<Json<BulkDeleted>, ApiError> {
-    let limit = bulk_limit(body.limit)?;
+    let limit = bulk_limit(body.limit);
     let filters = Filters { flow_runs: body.flow_runs, ..Filters::default() };
     let mut tx = app.begin("flow_runs.bulk_delete").await?;
     let runs = store::list(&mut tx, &filters, FlowRunSort::default(), limit, 0).await?;
@@ -132,4 +133,4 @@ async fn update_labels(State(app): State<App>, Path(id): Path<FlowRunId>, Json(b
 
 #[derive(Debug, Deserialize)]
 #[serde(transparent)]
-struct LabelsBody(#[serde(deserialize_with = "labels::deserialize")] Labels);
+struct LabelsBody(Labels);

@@ -35,7 +35,7 @@ struct CreateBody {
 }
 
 /// Send a value to a flow run.
-async fn create(State(app): State<App>, Path(id): Path<FlowRunId>, Embedded(body): Embedded<CreateBody>) -> Result<StatusCode, ApiError> {
+async fn create(State(app): State<App>, Path(id): Path<FlowRunId>, Embedded(body): Embedded<CreateBody>) -> Result<(StatusCode, Json<()>), ApiError> {
     let now = app.now();
     let CreateBody { key, value, sender } = body;
     let input = FlowRunInput { id: FlowRunInputId::fresh(), created: now, updated: now, flow_run_id: id, key, value, sender };
@@ -46,7 +46,7 @@ async fn create(State(app): State<App>, Path(id): Path<FlowRunId>, Embedded(body
         other => other.into(),
     })?;
     tx.commit().await?;
-    Ok(StatusCode::CREATED)
+    Ok((StatusCode::CREATED, Json(())))
 }
 
 #[derive(Debug, Deserialize)]

@@ -11,7 +11,7 @@ use super::missing;
 use super::state::status;
 use crate::api::caller::Caller;
 use crate::api::error::ApiError;
-use crate::api::extract::{Json, Path};
+use crate::api::extract::{Embedded, Json, Path};
 use crate::app::App;
 use crate::clock::Timestamp;
 use crate::id::{FlowRunId, FlowRunInputId};
@@ -41,7 +41,7 @@ async fn resume(
     State(app): State<App>,
     Path(id): Path<FlowRunId>,
     caller: Caller,
-    Json(body): Json<ResumeBody>,
+    Embedded(body): Embedded<ResumeBody>,
 ) -> Result<(StatusCode, Json<OrchestrationResult>), ApiError> {
     let now = app.now();
     let context = caller.context(&app, now);

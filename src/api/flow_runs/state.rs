@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::caller::Caller;
 use crate::api::error::{ApiError, chain};
 use crate::api::extract::{Embedded, Json, Path};
-use crate::api::filters::bulk_limit;
+use crate::api::filters::{bulk_items, bulk_limit};
 use crate::app::App;
 use crate::clock::Timestamp;
 use crate::id::FlowRunId;
@@ -60,6 +60,7 @@ struct BulkSetStateBody {
     #[serde(default)]
     force: bool,
     #[serde(default)]
+    #[serde(deserialize_with = "bulk_items")]
     limit: Option<i64>,
 }
 
@@ -83,7 +84,7 @@ async fn bulk_set_state(
     caller: Caller,
     Embedded(body): Embedded<BulkSetStateBody>,
 ) -> Result<Json<BulkResults>, ApiError> {
-    let limit = bulk_limit(body.limit)?;
+    let limit = bulk_limit(body.limit);
     let filters = Filters { flow_runs: body.flow_runs, ..Filters::default() };
     let runs = store::list(&mut app.read("flow_runs.bulk_set_state").await?, &filters, FlowRunSort::default(), limit, 0).await?;
     let policy = FlowPolicy::of_request(body.force);

@@ -124,7 +124,7 @@ pub(super) async fn create(State(app): State<App>, headers: HeaderMap, Json(body
     }
     let now = app.now();
     let mut tx = app.begin("work_pools.create").await?;
-    job_variables::check_pool_defaults(&mut tx, &body.base_job_template).await?;
+    job_variables::check_pool_defaults(&app, &mut tx, &body.base_job_template).await?;
     let mut pool = make(&mut tx, now, &body).await.map_err(|error| match error {
         error if error.is_integrity() => ApiError::conflict("A work pool with this name already exists."),
         other => other.into(),
@@ -151,6 +151,7 @@ pub(super) async fn read(State(app): State<App>, headers: HeaderMap, Path(name):
 pub(super) struct FilterBody {
     work_pools: Option<WorkPoolFilter>,
     limit: Option<i64>,
+    #[serde(deserialize_with = "crate::model::bounds::non_negative")]
     offset: Option<i64>,
 }
 
@@ -223,6 +224,7 @@ pub(super) async fn delete(State(app): State<App>, Path(name): Path<String>) -> 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct ConcurrencyBody {
+    #[serde(deserialize_with = "crate::model::bounds::from_one")]
     page: Option<i64>,
     limit: Option<i64>,
     flow_run_limit: Option<i64>,

@@ -115,6 +115,7 @@ pub(super) async fn read(State(app): State<App>, Path((pool, name)): Path<(Strin
 pub(super) struct FilterBody {
     work_queues: Option<WorkQueueFilter>,
     limit: Option<i64>,
+    #[serde(deserialize_with = "crate::model::bounds::non_negative")]
     offset: Option<i64>,
 }
 

@@ -3,11 +3,10 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::pools;
 use crate::api::error::ApiError;
-use crate::api::extract::{Embedded, Json, Path, from_value};
+use crate::api::extract::{Embedded, Json, Path};
 use crate::api::page;
 use crate::app::App;
 use crate::clock::Timestamp;
@@ -27,8 +26,7 @@ pub(crate) async fn beat(tx: &mut Tx, pool: &WorkPool, heartbeat: &WorkerHeartbe
 }
 
 /// Record that a worker is alive.
-pub(super) async fn heartbeat(State(app): State<App>, Path(pool): Path<String>, Json(body): Json<Value>) -> Result<StatusCode, ApiError> {
-    let body: WorkerHeartbeat = from_value(body, "body")?;
+pub(super) async fn heartbeat(State(app): State<App>, Path(pool): Path<String>, Embedded(body): Embedded<WorkerHeartbeat>) -> Result<StatusCode, ApiError> {
     let now = app.now();
     let mut tx = app.begin("workers.heartbeat").await?;
     let pool = pools::by_name(&mut tx, &pool).await?;
@@ -42,6 +40,7 @@ pub(super) async fn heartbeat(State(app): State<App>, Path(pool): Path<String>, 
 pub(super) struct FilterBody {
     workers: Option<WorkerFilter>,
     limit: Option<i64>,
+    #[serde(deserialize_with = "crate::model::bounds::non_negative")]
     offset: Option<i64>,
 }
 

@@ -3,26 +3,21 @@
 use serde::Deserialize;
 
 use super::Operator;
+use super::part::AnyOf;
 use crate::id::VariableId;
 
 /// Which variables.
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct VariableFilter {
     pub operator: Operator,
-    pub id: Option<VariableFilterId>,
+    pub id: Option<AnyOf<VariableId>>,
     pub name: Option<VariableFilterName>,
     pub tags: Option<VariableFilterTags>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub struct VariableFilterId {
-    pub any_: Option<Vec<VariableId>>,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct VariableFilterName {
     pub any_: Option<Vec<String>>,
     /// Case-insensitive part of the name, with SQL wildcards.
@@ -30,7 +25,7 @@ pub struct VariableFilterName {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct VariableFilterTags {
     pub operator: Operator,
     pub all_: Option<Vec<String>>,

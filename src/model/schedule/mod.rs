@@ -15,13 +15,12 @@ use std::sync::LazyLock;
 
 use chrono::{DateTime, FixedOffset, TimeDelta, Utc};
 use chrono_tz::{TZ_VARIANTS, Tz};
-use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use self::rrule::RRULE_CHARACTERS_MAX;
 use crate::clock::{Clock, SystemClock};
-use crate::model::json;
+use crate::model::json::{self, Complaint};
 
 /// Any schedule of a deployment.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -143,14 +142,12 @@ impl Schedule {
     pub fn from_json(value: &Value, now: DateTime<Utc>) -> Result<Self, Vec<Issue>> {
         let Value::Object(keys) = value else {
             return Err([INTERVAL, CRON, RRULE]
-                .iter()
-                .zip(["IntervalSchedule", "CronSchedule", "RRuleSchedule"])
-                .map(|(member, class)| Issue {
-                    location: vec![(*member).to_owned()],
-                    kind: "model_type",
-                    message: format!("Input should be a valid dictionary or instance of {class}"),
+                .map(|member| Issue {
+                    location: vec![member.to_owned()],
+                    kind: "model_attributes_type",
+                    message: "Input should be a valid dictionary or object to extract fields from".to_owned(),
                 })
-                .collect());
+                .into());
         };
         let mut issues = match read_interval(keys, now) {
             Ok(schedule) => return Ok(Self::Interval(schedule)),
@@ -173,18 +170,10 @@ impl Schedule {
 impl<'de> Deserialize<'de> for Schedule {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = Value::deserialize(deserializer)?;
-        // The member meant is the one whose own key is there; what the others say only confuses.
-        let member = match &value {
-            Value::Object(keys) if keys.contains_key("interval") => INTERVAL,
-            Value::Object(keys) if keys.contains_key("cron") => CRON,
-            _ => RRULE,
-        };
         // An interval without an anchor begins now, wherever it is read.
         Self::from_json(&value, SystemClock.now()).map_err(|issues| {
-            match issues.iter().find(|issue| issue.location[0] == member).or(issues.first()) {
-                Some(issue) => json::invalid(issue.kind, &issue.message),
-                None => D::Error::custom("not a schedule"),
-            }
+            let complaints = issues.into_iter().map(|Issue { location, kind, message }| Complaint::new(location, kind, message));
+            json::invalid_at(&complaints.collect::<Vec<_>>())
         })
     }
 }

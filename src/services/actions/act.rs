@@ -216,7 +216,7 @@ async fn run_deployment(
         display_value: Some(action.automation.core.name.clone()),
     };
     let context = Context::server(now, &lead.app.settings().orchestration);
-    match deployments::runs::create_in(tx, &context, id, given, Some(by)).await {
+    match deployments::runs::create_in(&lead.app, tx, &context, id, given, Some(by)).await {
         Ok((run, made)) => {
             report.relate(format!("prefect.flow-run.{}", run.id), "flow-run", Some(&run.name));
             done(report, if made { 201 } else { 200 });

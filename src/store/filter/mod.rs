@@ -28,11 +28,6 @@ pub fn joined(operator: Operator) -> Condition {
     }
 }
 
-/// Adds `part` where it restricts anything; an empty `any` would be read as false.
-pub fn add(condition: Condition, part: Condition) -> Condition {
-    if part.is_empty() { condition } else { condition.add(part) }
-}
-
 /// The parts of a filter object, joined. A part that restricts nothing is true, so that `or_` over it is true as well;
 /// without parts everything matches.
 pub fn join(operator: Operator, parts: impl IntoIterator<Item = Option<Condition>>) -> Condition {

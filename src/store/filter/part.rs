@@ -16,7 +16,7 @@ fn is_null(column: &Expr, null: bool) -> Expr {
 }
 
 /// The conditions given, joined; empty where none is.
-pub(super) fn given(operator: Operator, conditions: impl IntoIterator<Item = Option<Expr>>) -> Condition {
+pub fn given(operator: Operator, conditions: impl IntoIterator<Item = Option<Expr>>) -> Condition {
     conditions.into_iter().flatten().fold(joined(operator), Condition::add)
 }
 
