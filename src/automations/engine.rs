@@ -349,8 +349,12 @@ impl Engine {
         for fired in fired {
             tracing::debug!(automation = %fired.automation.id, trigger = %fired.firing.trigger.id(), "an automation fired");
             let (events, actions) = fired.consequences();
-            events.into_iter().for_each(|event| tx.emit(event));
-            actions.into_iter().for_each(|action| tx.act(action));
+            for event in events {
+                tx.emit(event);
+            }
+            for action in actions {
+                tx.act(action);
+            }
         }
         Ok(())
     }

@@ -37,6 +37,9 @@ pub struct Issue {
     pub ctx: Option<Value>,
 }
 
+/// A member of a union: its label, and what reads it.
+pub type UnionMember<'a, T> = (&'a str, &'a dyn Fn(&mut Checker) -> Option<T>);
+
 /// Where the reading is, and what it has found.
 pub struct Checker {
     path: Vec<Value>,
@@ -114,7 +117,7 @@ impl Checker {
 
     /// Reads the member of a union that has most of the keys given, the first of equals. Where none fits, the findings of
     /// all are told, each below its label.
-    pub fn union<T>(&mut self, members: &[(&str, &dyn Fn(&mut Self) -> Option<T>)]) -> Option<T> {
+    pub fn union<T>(&mut self, members: &[UnionMember<'_, T>]) -> Option<T> {
         let start = self.mark();
         let mut best: Option<(usize, T)> = None;
         for (label, member) in members {

@@ -14,6 +14,7 @@ use crate::store::{StoreError, Tx};
 
 /// What a transaction has to say to the bus.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "almost all are events: a box for each would cost more than it saves")]
 pub enum Outgoing {
     /// For the stream `events`.
     Event(Event),

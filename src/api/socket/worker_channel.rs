@@ -230,12 +230,12 @@ async fn welcome(app: &App, name: &str, hello: &Hello) -> Result<Welcome, Refusa
     let mut tx = app.begin("worker_channel.open").await?;
     let pool = match work_pools::read(&mut tx, &Key::Name(name.to_owned())).await? {
         Some(pool) => pool,
-        None => make_pool(&mut tx, name, hello, now).await?,
+        None => make_pool(app, &mut tx, name, hello, now).await?,
     };
     let queues = resolve_queues(&mut tx, &pool, hello).await?;
     let template = &hello.default_base_job_template;
     if pool.base_job_template.is_empty() && !template.is_empty() {
-        check_template(&mut tx, hello).await?;
+        check_template(app, &mut tx, hello).await?;
         let update: WorkPoolUpdate = parsed(json!({"base_job_template": template}))?;
         pools::change(&mut tx, &pool, now, &update, None).await?;
         tx.hint(changed(pool.id));
@@ -246,11 +246,11 @@ async fn welcome(app: &App, name: &str, hello: &Hello) -> Result<Welcome, Refusa
     Ok(Welcome { pool, queues })
 }
 
-async fn make_pool(tx: &mut Tx, name: &str, hello: &Hello, now: Timestamp) -> Result<WorkPool, Refusal> {
+async fn make_pool(app: &App, tx: &mut Tx, name: &str, hello: &Hello, now: Timestamp) -> Result<WorkPool, Refusal> {
     if !hello.create_pool_if_not_found || pools::is_reserved(name) {
         return Err(Refusal::Close(CloseReason::AuthorizationFailed));
     }
-    check_template(tx, hello).await?;
+    check_template(app, tx, hello).await?;
     let create: WorkPoolCreate =
         parsed(json!({"name": name, "type": hello.worker_type, "base_job_template": hello.default_base_job_template}))?;
     Ok(pools::make(tx, now, &create).await?)
@@ -264,8 +264,8 @@ fn parsed<T: serde::de::DeserializeOwned>(body: Value) -> Result<T, Refusal> {
     })
 }
 
-async fn check_template(tx: &mut Tx, hello: &Hello) -> Result<(), Refusal> {
-    job_variables::check_pool_defaults(tx, &hello.default_base_job_template).await.map_err(|error| match error {
+async fn check_template(app: &App, tx: &mut Tx, hello: &Hello) -> Result<(), Refusal> {
+    job_variables::check_pool_defaults(app, tx, &hello.default_base_job_template).await.map_err(|error| match error {
         ApiError::Store(error) => Refusal::Store(error),
         _ => Refusal::Close(CloseReason::ProtocolError),
     })

@@ -25,8 +25,11 @@ pub struct Above {
     /// What is wrong with a template.
     pub template: fn(&str) -> Result<(), String>,
     /// What is wrong with a deployment's parameters, each with the path of its field (`a.b`, empty for the whole).
-    pub parameters: fn(&Map<String, Value>) -> Vec<(String, String)>,
+    pub parameters: ParameterCheck,
 }
+
+/// Finds what is wrong with parameters: the path of a field, and what.
+pub type ParameterCheck = fn(&Map<String, Value>) -> Vec<(String, String)>;
 
 /// Least seconds of a proactive trigger, and what it gets where it says nothing.
 const PROACTIVE_SECONDS_MIN: f64 = 10.0;
@@ -295,12 +298,11 @@ fn no_labels(checker: &mut Checker, value: &Value) {
 }
 
 fn specification(checker: &mut Checker, value: &Value) -> Option<ResourceSpecification> {
-    match value {
-        Value::Object(fields) => labels(checker, fields),
-        _ => {
-            no_labels(checker, value);
-            None
-        }
+    if let Value::Object(fields) = value {
+        labels(checker, fields)
+    } else {
+        no_labels(checker, value);
+        None
     }
 }
 
