@@ -122,7 +122,10 @@ async fn count(State(app): State<App>, Embedded(body): Embedded<FilterBody<Artif
 }
 
 /// Count the keys of artifacts.
-async fn count_latest(State(app): State<App>, Embedded(body): Embedded<FilterBody<ArtifactCollectionFilter>>) -> Result<Json<i64>, ApiError> {
+async fn count_latest(
+    State(app): State<App>,
+    Embedded(body): Embedded<FilterBody<ArtifactCollectionFilter>>,
+) -> Result<Json<i64>, ApiError> {
     let (artifacts, filters) = body.into_filters();
     Ok(Json(store::count_collections(&mut app.read("artifacts.count_latest").await?, artifacts.as_ref(), &filters).await?))
 }

@@ -92,7 +92,8 @@ async fn emit(app: &App, tx: &mut Tx, cipher: &Cipher, action: Action, id: Block
 fn named(body: Value) -> Result<BlockDocumentCreate, ApiError> {
     let truthy = |field: &str| body.get(field).is_some_and(is_truthy);
     if body.is_object() && !truthy("is_anonymous") && !truthy("name") {
-        let mut error = ApiError::invalid("value_error", &["body"], "Value error, Names must be provided for block documents.", body.clone());
+        let mut error =
+            ApiError::invalid("value_error", &["body"], "Value error, Names must be provided for block documents.", body.clone());
         if let ApiError::Invalid { issues, body: echoed } = &mut error {
             issues[0].ctx = Some(json!({"error": {}}));
             *echoed = body;

@@ -83,7 +83,8 @@ fn parse_json(bytes: &[u8]) -> Result<Value, ApiError> {
             return ApiError::detail(StatusCode::BAD_REQUEST, "There was an error parsing the body");
         };
         // What only this parser refuses, such as half of a pair of surrogates, is in its own words.
-        let (at, words) = python_json::complaint(text).map_or_else(|| (error.column(), error.to_string()), |(at, words)| (at, words.to_owned()));
+        let (at, words) =
+            python_json::complaint(text).map_or_else(|| (error.column(), error.to_string()), |(at, words)| (at, words.to_owned()));
         ApiError::Invalid {
             issues: vec![Issue {
                 kind: "json_invalid".into(),

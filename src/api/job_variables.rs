@@ -69,7 +69,12 @@ pub async fn check_flow_run(
 ///
 /// # Errors
 /// 422 for a schema that is none, and 404 for a block that is not there.
-pub async fn check_action(app: &App, tx: &mut Tx, deployment: &Deployment, variables: &Map<String, Value>) -> Result<Option<Invalid>, ApiError> {
+pub async fn check_action(
+    app: &App,
+    tx: &mut Tx,
+    deployment: &Deployment,
+    variables: &Map<String, Value>,
+) -> Result<Option<Invalid>, ApiError> {
     let Some(queue) = &deployment.queue else { return Ok(None) };
     let Some(pool) = work_pools::read(tx, &Key::Id(queue.work_pool_id)).await? else { return Ok(None) };
     if deployment.job_variables.is_empty() && variables.is_empty() {

@@ -19,10 +19,9 @@ pub fn limit(given: Option<i64>) -> Result<u64, ApiError> {
             axum::http::StatusCode::UNPROCESSABLE_ENTITY,
             format!("Invalid limit: must be less than or equal to {max}."),
         )),
-        Some(Err(_)) => Err(ApiError::detail(
-            axum::http::StatusCode::UNPROCESSABLE_ENTITY,
-            "Invalid limit: must be greater than or equal to 0.",
-        )),
+        Some(Err(_)) => {
+            Err(ApiError::detail(axum::http::StatusCode::UNPROCESSABLE_ENTITY, "Invalid limit: must be greater than or equal to 0."))
+        }
     }
 }
 

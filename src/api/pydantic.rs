@@ -599,7 +599,9 @@ impl<'de> MapAccess<'de> for Fields<'_> {
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Finding> {
         let Some((key, rank)) = self.advance() else { return Ok(None) };
         self.due = Some((key, rank));
-        seed.deserialize(StrDeserializer::<Finding>::new(key)).map(Some).map_err(|finding| finding.within(Step::Key(key.to_owned().into()), rank))
+        seed.deserialize(StrDeserializer::<Finding>::new(key))
+            .map(Some)
+            .map_err(|finding| finding.within(Step::Key(key.to_owned().into()), rank))
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Finding> {

@@ -111,7 +111,10 @@ async fn count_deployments(State(app): State<App>, Embedded(body): Embedded<Flow
 }
 
 /// The next run of each flow.
-async fn next_runs(State(app): State<App>, Embedded(body): Embedded<FlowIds>) -> Result<Json<IndexMap<FlowId, Option<NextFlowRun>>>, ApiError> {
+async fn next_runs(
+    State(app): State<App>,
+    Embedded(body): Embedded<FlowIds>,
+) -> Result<Json<IndexMap<FlowId, Option<NextFlowRun>>>, ApiError> {
     check_items(&body.flow_ids, "flow_ids")?;
     let runs = store::next_runs(&mut app.read("ui.flows.next_runs").await?, &body.flow_ids).await?;
     Ok(Json(for_each(&body.flow_ids, &runs, |run| run)))

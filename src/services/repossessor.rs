@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn holders_get_their_grace_after_a_start_and_after_a_gap() {
-        let service = Repossessor::new(Duration::from_secs(15), Duration::from_secs(60));
+        let service = Repossessor::new(Duration::from_secs(15), Duration::from_mins(1));
         let at = |seconds| Timestamp::UNIX_EPOCH + TimeDelta::seconds(seconds);
         let looks: Vec<bool> = [0, 15, 59, 60, 75, 200, 245, 260].into_iter().map(|second| service.may_take_back(at(second))).collect();
         assert_eq!(looks, [false, false, false, true, true, false, false, true]);

@@ -39,7 +39,10 @@ fn decode(row: &Row) -> Result<Worker, StoreError> {
 fn condition(filter: &WorkerFilter) -> Condition {
     let heartbeat = filter.last_heartbeat_time.as_ref().map(|heartbeat| {
         let column = || Expr::col(t::Worker::LastHeartbeatTime);
-        part::given(Operator::And, [heartbeat.before_.map(|before| column().lte(before)), heartbeat.after_.map(|after| column().gte(after))])
+        part::given(
+            Operator::And,
+            [heartbeat.before_.map(|before| column().lte(before)), heartbeat.after_.map(|after| column().gte(after))],
+        )
     });
     let status = filter.status.as_ref().map(|status| {
         let column = || Expr::col(t::Worker::Status);

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::harness::{Cluster, Http, Kind, Options, PRAETOR, eventually, start};
 
 /// How long a service may stand still before another node takes over, with what a busy machine adds.
-const HANDED_OVER_WITHIN: Duration = Duration::from_secs(60);
+const HANDED_OVER_WITHIN: Duration = Duration::from_mins(1);
 
 async fn readyz(cluster: &Cluster, id: u64) -> (u16, String) {
     let probe = Http::new(format!("http://{}", cluster.address(id)));

@@ -89,7 +89,10 @@ struct PollBody {
 }
 
 /// Get the scheduled runs of deployments, for a runner that serves them.
-async fn get_scheduled_flow_runs(State(app): State<App>, Embedded(body): Embedded<PollBody>) -> Result<Json<Vec<FlowRunResponse>>, ApiError> {
+async fn get_scheduled_flow_runs(
+    State(app): State<App>,
+    Embedded(body): Embedded<PollBody>,
+) -> Result<Json<Vec<FlowRunResponse>>, ApiError> {
     let limit = page::limit(body.limit)?;
     let now = app.now();
     let mut tx = app.read("deployments.get_scheduled_flow_runs").await?;

@@ -13,12 +13,12 @@ use crate::api::filters::{bulk_items, bulk_limit};
 use crate::api::job_variables;
 use crate::app::App;
 use crate::id::FlowRunId;
+use crate::model::Patch;
 use crate::model::filter::Filters;
 use crate::model::filter::flow_run::FlowRunFilter;
 use crate::model::flow_run::{FlowRun, FlowRunResponse, FlowRunSort, FlowRunUpdate};
 use crate::model::labels::{Labels, merge};
 use crate::model::state::StateType;
-use crate::model::Patch;
 use crate::orchestration::{Context, give_back_slot};
 use crate::store::{StoreError, Tx, deployments, flow_runs as store, old};
 

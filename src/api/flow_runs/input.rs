@@ -35,7 +35,11 @@ struct CreateBody {
 }
 
 /// Send a value to a flow run.
-async fn create(State(app): State<App>, Path(id): Path<FlowRunId>, Embedded(body): Embedded<CreateBody>) -> Result<(StatusCode, Json<()>), ApiError> {
+async fn create(
+    State(app): State<App>,
+    Path(id): Path<FlowRunId>,
+    Embedded(body): Embedded<CreateBody>,
+) -> Result<(StatusCode, Json<()>), ApiError> {
     let now = app.now();
     let CreateBody { key, value, sender } = body;
     let input = FlowRunInput { id: FlowRunInputId::fresh(), created: now, updated: now, flow_run_id: id, key, value, sender };

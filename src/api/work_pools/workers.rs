@@ -26,7 +26,11 @@ pub(crate) async fn beat(tx: &mut Tx, pool: &WorkPool, heartbeat: &WorkerHeartbe
 }
 
 /// Record that a worker is alive.
-pub(super) async fn heartbeat(State(app): State<App>, Path(pool): Path<String>, Embedded(body): Embedded<WorkerHeartbeat>) -> Result<StatusCode, ApiError> {
+pub(super) async fn heartbeat(
+    State(app): State<App>,
+    Path(pool): Path<String>,
+    Embedded(body): Embedded<WorkerHeartbeat>,
+) -> Result<StatusCode, ApiError> {
     let now = app.now();
     let mut tx = app.begin("workers.heartbeat").await?;
     let pool = pools::by_name(&mut tx, &pool).await?;
