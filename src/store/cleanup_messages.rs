@@ -92,8 +92,19 @@ pub async fn enqueue(tx: &mut Tx, message: &NewMessage, now: Timestamp) -> Resul
     let mut insert = Query::insert();
     insert
         .into_table(tx.dialect().own_table(TABLE))
-        .columns(["id", "idempotency_key", "work_pool_id", "work_queue_id", "kind", "target", "data"])
-        .columns(["status", "delivery_count", "created", "updated"])
+        .columns([
+            "id",
+            "idempotency_key",
+            "work_pool_id",
+            "work_queue_id",
+            "kind",
+            "target",
+            "data",
+            "status",
+            "delivery_count",
+            "created",
+            "updated",
+        ])
         .values_panic([
             message.id.into(),
             message.idempotency_key.as_str().into(),

@@ -53,7 +53,7 @@ async fn automations_are_made_read_changed_and_deleted(kind: Kind) {
         let (status, related) = http.get(&format!("/automations/related-to/{resource}")).await.expect("it answers");
         assert_eq!((status, related), (200, json!([created])), "{resource}");
     }
-    made(&http, automation("second", reactive(json!({})))).await;
+    made(&http, automation("second", reactive(json!({"match": {"prefect.resource.id": "nothing.at-all"}})))).await;
     let names = async |filter: Value| {
         let (status, found) = http.post("/automations/filter", &filter).await.expect("it answers");
         assert_eq!(status, 200, "{found}");

@@ -61,11 +61,13 @@ fn refusals_have_the_words_of_the_reference() {
         ),
     ];
     for (given, words) in cases {
-        assert_eq!(read(given.clone()).as_ref().map_err(String::as_str), Err(words), "{given}");
+        let refused = read(given.clone()).expect_err("it is refused");
+        // The findings of all kinds of schedule, as JSON.
+        assert!(refused.contains(&json!(words).to_string()), "{given}: {refused}");
     }
     let long = "RDATE:20200101T000000\n".repeat(400);
     let refused = read(json!({"rrule": long})).expect_err("too long");
-    assert!(refused.ends_with("...\"\nMax length is 6500, got 8800"), "{refused}");
+    assert!(refused.contains(r#"...\"\nMax length is 6500, got 8800""#), "{refused}");
 }
 
 #[test]
