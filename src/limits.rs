@@ -16,6 +16,9 @@ pub const DATABASE_CONNECTIONS: u32 = 15;
 /// Wait for a pooled database connection before the request is answered 503.
 pub const DATABASE_ACQUIRE: Duration = Duration::from_secs(5);
 
+/// A connection of the pool that was used within this time is taken without asking the database whether it still lives.
+pub const DATABASE_IDLE_UNASKED: Duration = Duration::from_secs(1);
+
 /// One statement's time on Postgres, as the reference's `command_timeout`.
 pub const DATABASE_STATEMENT: Duration = Duration::from_secs(10);
 

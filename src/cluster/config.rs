@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use subtle::ConstantTimeEq as _;
 
-use crate::bus::rules::Limits;
+use crate::bus::rules::{Limits, Rules};
 use crate::clock::Clock;
 
 /// Exit code of a process whose log or state could not be written or flushed (`EX_IOERR` of sysexits.h). What the disk holds
@@ -45,6 +45,8 @@ pub struct ClusterConfig {
     pub election: (Duration, Duration),
     /// What the bus may spend on this node.
     pub bus: Limits,
+    /// The bounds of the bus that this node proposes when it leads the group. They should be alike on all nodes.
+    pub rules: Rules,
     /// The first time stamp of a new cluster comes from here; afterwards a leader's monotonic clock goes on.
     pub clock: Arc<dyn Clock>,
     /// Called when the disk failed. Default: log the reason, exit with [`EXIT_STORAGE_FAILED`].
@@ -66,6 +68,7 @@ impl ClusterConfig {
             heartbeat: Duration::from_millis(50),
             election: (Duration::from_millis(200), Duration::from_millis(300)),
             bus: Limits::default(),
+            rules: Rules::GENESIS,
             clock,
             on_storage_failure: Arc::new(exit),
         }
@@ -113,6 +116,9 @@ impl ClusterConfig {
                 "{listen} can be reached from other machines, and no cluster token is set: whoever reaches it could join the \
                  group. Set the same token on every node, or listen on 127.0.0.1"
             ));
+        }
+        if let Err(what) = self.rules.check() {
+            return wrong(what);
         }
         let (shortest, longest) = self.election;
         if shortest <= self.heartbeat * 2 || longest < shortest {

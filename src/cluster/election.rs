@@ -88,6 +88,9 @@ async fn lead(core: &Core, batcher: &Batcher, view: &ClusterView, renewed: &mut 
             }
             None => *renewed = Some(leadership),
         }
+        if renewed.is_some() {
+            propose_rules(core, batcher).await;
+        }
         return;
     }
     let me = member(core);
@@ -107,6 +110,21 @@ async fn lead(core: &Core, batcher: &Batcher, view: &ClusterView, renewed: &mut 
     } else if let Some(services) = view.services {
         // Nobody can follow it, and all shall know.
         submit(batcher, Command::ResignServices { node: services.node, epoch: services.epoch }).await;
+    }
+}
+
+/// Brings the bounds of the bus to what this node, which leads the group, is set to. Once per leadership: a group whose nodes
+/// are set differently follows the one that leads, and does not quarrel.
+async fn propose_rules(core: &Core, batcher: &Batcher) {
+    let rules = &core.config.rules;
+    if core.reader.rules() == *rules {
+        return;
+    }
+    match submit(batcher, Command::SetRules(rules.clone())).await {
+        Some(Reply::Done) => tracing::info!(?rules, "the bounds of the bus are now those of node {}", core.node_id()),
+        Some(Reply::Refused(reason)) => tracing::warn!("the bounds of the bus stay as they were: {reason}"),
+        // The next leadership tries again.
+        other => tracing::warn!(?other, "the bounds of the bus could not be changed"),
     }
 }
 

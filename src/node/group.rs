@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Role;
-use crate::bus::rules::Limits;
+use crate::bus::rules::{Limits, Rules};
 use crate::clock::SystemClock;
 use crate::cluster::{Cluster, ClusterConfig, ServicesLeadership, Token};
 use crate::config::{Failpoint, Settings};
@@ -46,6 +46,12 @@ pub(super) async fn join(settings: &Settings, role: Role, http: SocketAddr) -> a
         heartbeat: ours.heartbeat,
         election: (ours.election_min, ours.election_max),
         bus: Limits { hot_bytes_max: settings.bus.hot_bytes_max, cache_bytes_max: settings.bus.cache_bytes_max },
+        rules: Rules {
+            backlog_bytes_max: settings.bus.backlog_bytes_max,
+            dedupe_ms_max: settings.bus.dedupe.as_millis() as u64,
+            dedupe_entries_max: settings.bus.dedupe_entries_max,
+            ..Rules::GENESIS
+        },
         ..ClusterConfig::new(ours.node_id, &ours.data_dir, Arc::new(SystemClock))
     };
     Ok(Arc::new(Cluster::start(config).await?))

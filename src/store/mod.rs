@@ -66,10 +66,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
 use sea_query::{QueryStatementBuilder, Values};
-use sqlx::pool::PoolConnection;
+use sqlx::pool::{PoolConnection, PoolConnectionMetadata};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, ConnectOptions, PgPool, Postgres, Sqlite, SqlitePool, Transaction};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, PgPool, Postgres, Sqlite, SqlitePool, Transaction};
 
 pub use dialect::Dialect;
 pub use error::StoreError;
@@ -129,7 +129,12 @@ impl Store {
             .options([("statement_timeout", statement_milliseconds.as_str()), ("timezone", "UTC")])
             .log_slow_statements(log::LevelFilter::Warn, Duration::from_secs(2))
             .log_statements(log::LevelFilter::Trace);
-        let pool = PgPoolOptions::new().max_connections(options.connections).acquire_timeout(options.acquire).connect_lazy_with(connect);
+        let pool = PgPoolOptions::new()
+            .max_connections(options.connections)
+            .acquire_timeout(options.acquire)
+            .test_before_acquire(false)
+            .before_acquire(|connection, meta| Box::pin(is_usable(connection, meta)))
+            .connect_lazy_with(connect);
         Self { pool: Pool::Postgres(pool) }
     }
 
@@ -143,8 +148,12 @@ impl Store {
             .busy_timeout(limits::SQLITE_BUSY)
             .log_slow_statements(log::LevelFilter::Warn, Duration::from_secs(2))
             .log_statements(log::LevelFilter::Trace);
-        let pool =
-            SqlitePoolOptions::new().max_connections(options.connections).acquire_timeout(limits::SQLITE_BUSY).connect_lazy_with(connect);
+        // A file needs no asking whether it is still there.
+        let pool = SqlitePoolOptions::new()
+            .max_connections(options.connections)
+            .acquire_timeout(limits::SQLITE_BUSY)
+            .test_before_acquire(false)
+            .connect_lazy_with(connect);
         Self { pool: Pool::Sqlite(pool) }
     }
 
@@ -193,6 +202,15 @@ impl Store {
         let connection = connection.map_err(|error| StoreError::of(error, dialect))?;
         Ok(Tx { connection, dialect, name, started, emitted: Vec::new(), hints: Vec::new(), after_commit: None })
     }
+}
+
+/// Whether a connection from the pool may be used. One that worked a moment ago is not asked: that would double the round trips
+/// of a read, and what breaks in between breaks as it would in the middle of a statement, to be tried again.
+async fn is_usable(connection: &mut sqlx::PgConnection, meta: PoolConnectionMetadata) -> Result<bool, sqlx::Error> {
+    if meta.idle_for >= limits::DATABASE_IDLE_UNASKED {
+        connection.ping().await?;
+    }
+    Ok(true)
 }
 
 #[expect(clippy::disallowed_methods, reason = "measures elapsed time only")]

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::bus::conformance;
+use crate::bus::rules::Rules;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_group_of_one_is_a_bus() {
@@ -14,6 +15,18 @@ async fn a_group_of_one_is_a_bus() {
     let status = node.status();
     assert_eq!((status.role, status.leader, status.services_leader), ("leader", Some(1), Some(1)));
     node.shutdown(Leaving::Alone).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_bounds_of_the_bus_follow_the_settings_of_who_leads() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for backlog_bytes_max in [64 << 20, 1 << 30] {
+        let rules = Rules { backlog_bytes_max, ..Rules::GENESIS };
+        let config = ClusterConfig { rules: rules.clone(), ..ClusterConfig::new(1, folder.path(), Arc::new(SystemClock)) };
+        let node = Cluster::start(config).await.expect("it starts");
+        eventually("the bounds are as set", || (node.core.reader.rules() == rules).then_some(())).await;
+        node.shutdown().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
