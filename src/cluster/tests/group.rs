@@ -25,7 +25,7 @@ async fn the_bounds_of_the_bus_follow_the_settings_of_who_leads() {
         let config = ClusterConfig { rules: rules.clone(), ..ClusterConfig::new(1, folder.path(), Arc::new(SystemClock)) };
         let node = Cluster::start(config).await.expect("it starts");
         eventually("the bounds are as set", || (node.core.reader.rules() == rules).then_some(())).await;
-        node.shutdown().await;
+        node.shutdown(Leaving::Alone).await;
     }
 }
 
