@@ -41,6 +41,7 @@ async fn services_leave_the_rows_and_events_that_the_published_ones_leave() {
     let wanted = script(home.path(), &["dump", &text(&theirs), &text(&events)]);
 
     let options = Options::new(1, Kind::Sqlite)
+        .variable("PREFECT_API_BLOCKS_REGISTER_ON_START", "false")
         .variable("PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED", "true")
         .variable("PREFECT_SERVER_SERVICES_DB_VACUUM_LOOP_SECONDS", 0.5)
         .variable("PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS", 0.5)
