@@ -5,7 +5,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::harness::{Cluster, Kind, eventually, one_node};
+use crate::harness::{Cluster, Kind, Options, eventually, start};
+
+/// The events here are older than those that are kept.
+async fn node_that_keeps_events(kind: Kind) -> Cluster {
+    start(Options::new(1, kind).variable("PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED", "false")).await
+}
 
 /// Publishes events and waits until all can be read.
 async fn publish(cluster: &Cluster, events: &[Value]) {
@@ -29,7 +34,7 @@ fn event(occurred: &str, name: &str, resource: &str, resource_name: Option<&str>
 }
 
 async fn events_are_counted_by_span_name_and_resource(kind: Kind) {
-    let cluster = one_node(kind).await;
+    let cluster = node_that_keeps_events(kind).await;
     let events = [
         event("2026-01-05T00:00:00Z", "a.one", "r.1", Some("old name")),
         event("2026-01-05T23:59:59.999999Z", "a.one", "r.1", Some("new name")),
@@ -97,7 +102,7 @@ async fn events_are_counted_on_postgres() {
 }
 
 async fn pages_follow_their_links_to_the_end(kind: Kind) {
-    let cluster = one_node(kind).await;
+    let cluster = node_that_keeps_events(kind).await;
     let events: Vec<Value> =
         (0..120).map(|number| event(&format!("2026-01-05T00:{:02}:{:02}Z", number / 60, number % 60), "a.one", "r.1", None)).collect();
     publish(&cluster, &events).await;
