@@ -44,7 +44,7 @@ fn key(stream: u32, id: Uuid) -> Key {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Seen {
-    positions: Vec<HashMap<Key, Position>>,
+    positions: Vec<HashMap<Key, Position, foldhash::fast::RandomState>>,
     list: SeenList,
 }
 
@@ -60,7 +60,7 @@ pub(super) struct SeenList {
 
 impl Default for Seen {
     fn default() -> Seen {
-        Seen { positions: (0..PARTS).map(|_| HashMap::new()).collect(), list: SeenList::default() }
+        Seen { positions: (0..PARTS).map(|_| HashMap::default()).collect(), list: SeenList::default() }
     }
 }
 

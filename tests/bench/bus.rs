@@ -22,6 +22,10 @@ use praetor::bus::{Message, Topic};
 use praetor::clock::SystemClock;
 use praetor::cluster::{Cluster, ClusterConfig};
 
+/// As the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const NODES: u64 = 3;
 
 fn main() -> Result<()> {
@@ -214,6 +218,8 @@ impl Drop for Group {
 
 /// One node: says who leads, then obeys lines of `publishers seconds bytes` until its input ends.
 fn node(arguments: &[String]) -> Result<()> {
+    // As the program has one: without a subscriber, tracing offers every span to the crate `log`.
+    tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(std::io::stderr).init();
     let [id, peers, folder] = arguments else { bail!("node ID PEERS FOLDER") };
     let id: u64 = id.parse()?;
     let peers: BTreeMap<u64, String> = peers
