@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -132,6 +133,13 @@ impl App {
     /// # Errors
     /// What keeps it in the outbox; it will be tried again by the sweeper.
     pub async fn publish_from_outbox(&self, outgoing: &[Outgoing]) -> Result<(), OutboxError> {
+        self.publish_outgoing(outgoing).await?;
+        let ids: Vec<Uuid> = outgoing.iter().map(Outgoing::id).collect();
+        self.forget_outgoing(&ids).await?;
+        Ok(())
+    }
+
+    async fn publish_outgoing(&self, outgoing: &[Outgoing]) -> Result<(), BusError> {
         let received = self.now();
         let (mut events, mut actions) = (Vec::new(), Vec::new());
         for one in outgoing {
@@ -149,11 +157,13 @@ impl App {
             }
         }
         Failpoint::OutboxAfterPublish.reached(self.inner.settings.failpoint);
-        let ids: Vec<Uuid> = outgoing.iter().map(Outgoing::id).collect();
-        let mut tx = self.inner.store.begin("outbox.published").await?;
-        outbox::delete(&mut tx, &ids).await?;
-        tx.commit().await?;
         Ok(())
+    }
+
+    async fn forget_outgoing(&self, ids: &[Uuid]) -> Result<(), StoreError> {
+        let mut tx = self.inner.store.begin("outbox.published").await?;
+        outbox::delete(&mut tx, ids).await?;
+        tx.commit().await
     }
 }
 
@@ -227,19 +237,63 @@ async fn publish_hints(app: App, mut receiver: mpsc::Receiver<Hint>, stopping: C
 
 async fn publish_committed(app: App, mut receiver: mpsc::Receiver<Vec<Outgoing>>, stopping: CancellationToken) {
     let mut transactions = Vec::new();
+    let mut published = Published::default();
     loop {
         transactions.clear();
         tokio::select! {
             biased;
             _ = receiver.recv_many(&mut transactions, limits::OUTBOX_BATCH_TRANSACTIONS) => {}
             () = stopping.cancelled() => {}
+            () = published.due() => {}
         }
-        if transactions.is_empty() {
+        let leaving = transactions.is_empty() && stopping.is_cancelled();
+        if !transactions.is_empty() {
+            let outgoing: Vec<Outgoing> = transactions.drain(..).flatten().collect();
+            match app.publish_outgoing(&outgoing).await {
+                Ok(()) => published.add(outgoing.iter().map(Outgoing::id)),
+                Err(error) => tracing::info!(error = %error, messages = outgoing.len(), "messages stay in the outbox for the sweeper"),
+            }
+        }
+        if (leaving || published.is_due())
+            && let ids = published.take()
+            && !ids.is_empty()
+            && let Err(error) = app.forget_outgoing(&ids).await
+        {
+            tracing::info!(error = %error, messages = ids.len(), "published messages stay in the outbox for the sweeper");
+        }
+        if leaving {
             return;
         }
-        let outgoing: Vec<Outgoing> = transactions.drain(..).flatten().collect();
-        if let Err(error) = app.publish_from_outbox(&outgoing).await {
-            tracing::info!(error = %error, messages = outgoing.len(), "messages stay in the outbox for the sweeper");
+    }
+}
+
+/// What is on the bus and still in the outbox.
+#[derive(Default)]
+struct Published {
+    ids: Vec<Uuid>,
+    /// When the rows are to be deleted, where there are any.
+    at: Option<Instant>,
+}
+
+impl Published {
+    fn add(&mut self, ids: impl Iterator<Item = Uuid>) {
+        self.ids.extend(ids);
+        self.at.get_or_insert_with(|| Instant::now() + limits::OUTBOX_FORGET);
+    }
+
+    fn is_due(&self) -> bool {
+        self.ids.len() >= limits::OUTBOX_FORGET_ROWS || self.at.is_some_and(|at| at <= Instant::now())
+    }
+
+    async fn due(&self) {
+        match self.at {
+            Some(at) => tokio::time::sleep_until(at).await,
+            None => std::future::pending().await,
         }
+    }
+
+    fn take(&mut self) -> Vec<Uuid> {
+        self.at = None;
+        std::mem::take(&mut self.ids)
     }
 }

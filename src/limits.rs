@@ -64,6 +64,12 @@ pub const SOCKET_BATCH_BYTES: usize = 192 * 1024;
 /// Batches of one socket on their way to the bus at a time; beyond it the socket is not read.
 pub const SOCKET_BATCHES: usize = 4;
 
+/// How long rows of published messages stay in the outbox, so that many are deleted at once. Far below [`OUTBOX_GRACE`].
+pub const OUTBOX_FORGET: Duration = Duration::from_millis(50);
+
+/// Rows of published messages after which they are deleted at once.
+pub const OUTBOX_FORGET_ROWS: usize = 1000;
+
 /// Rows that the sweeper of the outbox publishes in one tick.
 pub const OUTBOX_SWEEP: u64 = 1000;
 
@@ -90,6 +96,10 @@ pub const EVENT_PERSISTER_BATCH: usize = 2000;
 
 /// Bytes of entries that a consumer reads for one transaction.
 pub const CONSUMER_BATCH_BYTES: usize = 4 * 1024 * 1024;
+
+/// From the start of one batch of a consumer to the next, unless half a batch waits already: a transaction costs the
+/// database the same for one entry and for twenty.
+pub const CONSUMER_GATHER: Duration = Duration::from_millis(20);
 
 /// Entries after which a consumer tells the bus of its cursor (and whenever it has caught up).
 pub const CONSUMER_TELL_ENTRIES: u64 = 5000;

@@ -91,6 +91,10 @@ async fn consume(
             app.bus().advance_group(topic.clone(), group, position).await?;
             told = position;
         }
+        if app.bus().last(&topic).saturating_sub(position) < limit.entries as u64 / 2 {
+            // A lonely entry was taken at once; a thin stream of them is taken in batches.
+            tokio::time::sleep(limits::CONSUMER_GATHER.saturating_sub(started.elapsed())).await;
+        }
     }
 }
 
