@@ -8,7 +8,7 @@
 //! Use the modules with `#[serde(with = "...")]`: `json::timestamp`, `json::optional_timestamp`, `json::seconds`,
 //! `json::optional_seconds`.
 
-use chrono::{DateTime, NaiveDate, NaiveDateTime, SubsecRound, Timelike, Utc};
+use chrono::{DateTime, NaiveDate, NaiveDateTime, SecondsFormat, SubsecRound, Timelike, Utc};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
@@ -51,7 +51,8 @@ pub fn invalid_at<E: serde::de::Error>(complaints: &[Complaint]) -> E {
 
 /// Writes a moment as pydantic does.
 pub fn write_timestamp(at: &Timestamp) -> String {
-    if at.nanosecond() / 1000 == 0 { at.format("%Y-%m-%dT%H:%M:%SZ").to_string() } else { at.format("%Y-%m-%dT%H:%M:%S%.6fZ").to_string() }
+    let digits = if at.nanosecond() / 1000 == 0 { SecondsFormat::Secs } else { SecondsFormat::Micros };
+    at.to_rfc3339_opts(digits, true)
 }
 
 /// Reads a moment in any form that pydantic takes as a string.
