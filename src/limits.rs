@@ -204,6 +204,9 @@ pub const TASK_WORKER_BYTES: usize = 64 * 1024;
 /// How long a task worker counts as connected without its node saying so again.
 pub const TASK_WORKER_PRESENCE: Duration = Duration::from_secs(20);
 
+/// How long a task worker is listed after its connection ended without a word.
+pub const TASK_WORKER_LINGERS: Duration = Duration::from_secs(1);
+
 /// How often a node says which task workers are connected to it.
 pub const TASK_WORKER_TOLD: Duration = Duration::from_secs(5);
 

@@ -1,19 +1,22 @@
 //! `/task_workers`: which task workers are connected, to whatever node.
 //!
 //! Each node tells the bus of its own, under keys that run out unless it says so again; so those of a node that died are
-//! forgotten soon.
+//! forgotten soon. A worker whose connection ended without a `quit` stays for a moment: it may be on its way to another
+//! node, and the reference, which looks once a second, lists it as long.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::Router;
 use axum::extract::State;
 use axum::routing::post;
+use axum::{Extension, Router};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::api::error::ApiError;
@@ -55,16 +58,20 @@ struct TaskWorkerFilter {
 }
 
 /// List the task workers that are connected, or those of them that serve any of the task keys.
-async fn filter(State(app): State<App>, Embedded(body): Embedded<FilterBody>) -> Result<Json<Vec<TaskWorker>>, ApiError> {
+async fn filter(
+    State(app): State<App>,
+    Extension(presence): Extension<Presence>,
+    Embedded(body): Embedded<FilterBody>,
+) -> Result<Json<Vec<TaskWorker>>, ApiError> {
     let wanted = body.task_worker_filter.map(|filter| filter.task_keys).unwrap_or_default();
-    let now = app.now().timestamp_millis();
+    let now = app.now();
+    let keys = app.bus().keys(PREFIX.as_bytes(), CONNECTIONS_MAX);
+    let current = keys.iter().filter(|key| key.expires_at.is_none_or(|at| at > now.timestamp_millis()));
+    // What a newer version may have written is left out.
+    let told = current.filter_map(|key| serde_json::from_slice::<TaskWorker>(&key.value).ok());
     let mut workers: BTreeMap<String, (BTreeSet<String>, Timestamp)> = BTreeMap::new();
-    for key in app.bus().keys(PREFIX.as_bytes(), CONNECTIONS_MAX) {
-        if key.expires_at.is_some_and(|at| at <= now) {
-            continue;
-        }
-        // What a newer version may have written is left out.
-        let Ok(found) = serde_json::from_slice::<TaskWorker>(&key.value) else { continue };
+    // The bus may not know yet of those of this node.
+    for found in told.chain(presence.here(now)) {
         let (keys, timestamp) = workers.entry(found.identifier).or_insert_with(|| (BTreeSet::new(), found.timestamp));
         keys.extend(found.task_keys);
         *timestamp = found.timestamp.max(*timestamp);
@@ -85,26 +92,55 @@ pub struct Presence {
 #[derive(Default)]
 struct Inner {
     connected: Mutex<HashMap<Uuid, Connected>>,
-    gone: Mutex<Vec<Uuid>>,
     changed: Notify,
+}
+
+impl Inner {
+    /// When the next one is to be forgotten.
+    fn next_leaves_at(&self) -> Option<Instant> {
+        self.connected.lock().values().filter_map(|one| one.leaves_at).min()
+    }
+
+    /// Forgets those that left by then.
+    fn forget(&self, by: Instant) -> Vec<Uuid> {
+        self.connected.lock().extract_if(|_, one| one.leaves_at.is_some_and(|at| at <= by)).map(|(id, _)| id).collect()
+    }
 }
 
 struct Connected {
     identifier: String,
     keys: Arc<[String]>,
     told: bool,
+    /// When to forget it: its connection is over.
+    leaves_at: Option<Instant>,
+}
+
+impl Connected {
+    fn as_of(&self, timestamp: Timestamp) -> TaskWorker {
+        TaskWorker { identifier: self.identifier.clone(), task_keys: self.keys.to_vec(), timestamp }
+    }
 }
 
 /// A connection; over when dropped.
 pub struct Present {
     id: Uuid,
     inner: Arc<Inner>,
+    /// How long the worker is listed after that.
+    lingers: Duration,
+}
+
+impl Present {
+    /// The worker said that it leaves: it is forgotten at once.
+    pub fn quit(mut self) {
+        self.lingers = Duration::ZERO;
+    }
 }
 
 impl Drop for Present {
     fn drop(&mut self) {
-        self.inner.connected.lock().remove(&self.id);
-        self.inner.gone.lock().push(self.id);
+        if let Some(connected) = self.inner.connected.lock().get_mut(&self.id) {
+            connected.leaves_at = Some(Instant::now() + self.lingers);
+        }
         self.inner.changed.notify_one();
     }
 }
@@ -120,9 +156,14 @@ impl Presence {
     /// A task worker is connected.
     pub fn enter(&self, identifier: String, keys: Arc<[String]>) -> Present {
         let id = crate::id::v4();
-        self.inner.connected.lock().insert(id, Connected { identifier, keys, told: false });
+        self.inner.connected.lock().insert(id, Connected { identifier, keys, told: false, leaves_at: None });
         self.inner.changed.notify_one();
-        Present { id, inner: self.inner.clone() }
+        Present { id, inner: self.inner.clone(), lingers: limits::TASK_WORKER_LINGERS }
+    }
+
+    /// The task workers of this node.
+    fn here(&self, now: Timestamp) -> Vec<TaskWorker> {
+        self.inner.connected.lock().values().map(|one| one.as_of(now)).collect()
     }
 }
 
@@ -130,24 +171,28 @@ async fn tell(app: App, inner: Arc<Inner>) {
     let stopping = app.tasks().stopping();
     let mut every = tokio::time::interval(limits::TASK_WORKER_TOLD);
     loop {
+        let next_leaves_at = inner.next_leaves_at();
         let all = tokio::select! {
             () = stopping.cancelled() => break,
             () = inner.changed.notified() => false,
+            () = tokio::time::sleep_until(next_leaves_at.unwrap_or_else(Instant::now)), if next_leaves_at.is_some() => false,
             _ = every.tick() => true,
         };
-        tell_once(&app, &inner, all).await;
+        let gone = inner.forget(Instant::now());
+        tell_once(&app, &inner, gone, all).await;
     }
     // What is not said in time runs out by itself.
     let _timely = tokio::time::timeout(limits::SOCKET_CLOSE, async {
-        while !inner.connected.lock().is_empty() {
+        while inner.connected.lock().values().any(|one| one.leaves_at.is_none()) {
             inner.changed.notified().await;
         }
-        tell_once(&app, &inner, false).await;
+        let gone = inner.connected.lock().drain().map(|(id, _)| id).collect();
+        tell_once(&app, &inner, gone, false).await;
     })
     .await;
 }
 
-async fn tell_once(app: &App, inner: &Inner, all: bool) {
+async fn tell_once(app: &App, inner: &Inner, gone: Vec<Uuid>, all: bool) {
     let timestamp = app.now();
     let set: Vec<(Uuid, TaskWorker)> = {
         let mut connected = inner.connected.lock();
@@ -155,11 +200,10 @@ async fn tell_once(app: &App, inner: &Inner, all: bool) {
         untold
             .map(|(id, one)| {
                 one.told = true;
-                (*id, TaskWorker { identifier: one.identifier.clone(), task_keys: one.keys.to_vec(), timestamp })
+                (*id, one.as_of(timestamp))
             })
             .collect()
     };
-    let gone = std::mem::take(&mut *inner.gone.lock());
     let key = |id: Uuid| Bytes::from(format!("{PREFIX}{id}"));
     let bus = app.bus();
     let set = set.into_iter().map(|(id, worker)| async move {
@@ -179,5 +223,28 @@ async fn tell_once(app: &App, inner: &Inner, all: bool) {
         if let Err(error) = result {
             tracing::info!(error = %error, "a task worker that is gone is listed until that runs out");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_stays_for_a_moment_unless_it_said_that_it_leaves() {
+        let presence = Presence { inner: Arc::default() };
+        let enter = |name: &str| presence.enter(name.to_owned(), Arc::new(["a".to_owned()]));
+        let listed = || -> BTreeSet<String> { presence.here(Timestamp::UNIX_EPOCH).into_iter().map(|one| one.identifier).collect() };
+        let (stays, leaves, quits) = (enter("stays"), enter("leaves"), enter("quits"));
+        assert_eq!(presence.inner.next_leaves_at(), None);
+        drop(leaves);
+        quits.quit();
+        let now = Instant::now();
+        assert_eq!(presence.inner.forget(now).len(), 1);
+        assert_eq!(listed(), ["leaves", "stays"].map(str::to_owned).into());
+        assert!(presence.inner.next_leaves_at().is_some_and(|at| at > now));
+        assert_eq!(presence.inner.forget(now + limits::TASK_WORKER_LINGERS).len(), 1);
+        assert_eq!(listed(), ["stays"].map(str::to_owned).into());
+        drop(stays);
     }
 }

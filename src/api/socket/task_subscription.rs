@@ -71,7 +71,7 @@ async fn subscribe(app: &App, socket: &mut WebSocket, queue: &TaskQueue, presenc
         Err(reason) => return End::Close(code::TASK_PROTOCOL, reason),
     };
     tracing::debug!(client_id, keys = keys.len(), "a task worker subscribed");
-    let _present = presence.enter(client_id, keys.clone());
+    let present = presence.enter(client_id, keys.clone());
     let mut pulse = Pulse::new(app);
     loop {
         let next = queue.next(keys.clone());
@@ -92,7 +92,10 @@ async fn subscribe(app: &App, socket: &mut WebSocket, queue: &TaskQueue, presenc
         };
         match deliver(app, socket, &mut pulse, &delivery).await {
             Answer::Ack => delivery.acknowledge(),
-            Answer::Quit => return End::Close(code::NORMAL, ""),
+            Answer::Quit => {
+                present.quit();
+                return End::Close(code::NORMAL, "");
+            }
             Answer::Other => return End::Close(code::TASK_PROTOCOL, "Protocol violation: expected 'ack' message"),
             Answer::Gone => return End::Gone,
             Answer::Stopping => return End::Stopping(Some(Box::new(delivery))),
