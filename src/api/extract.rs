@@ -14,7 +14,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::api::error::{ApiError, Issue};
-use crate::api::{pydantic, python_json};
+use crate::api::pydantic::{self, Bounds};
+use crate::api::python_json;
+use crate::app::App;
 
 /// A JSON body in, a JSON body out.
 #[derive(Debug, Clone)]
@@ -26,16 +28,21 @@ impl<T: Serialize> IntoResponse for Json<T> {
     }
 }
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        parse_body(&read_body(request, state).await?).map(Json)
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        parse_body_within(bounds(app), &read_body(request, app).await?).map(Json)
     }
 }
 
-async fn read_body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiError> {
-    Bytes::from_request(request, state).await.map_err(|rejection| ApiError::detail(rejection.status(), rejection.body_text()))
+/// The bounds of request bodies.
+pub fn bounds(app: &App) -> Bounds {
+    Bounds { parameters_bytes: app.settings().server.max_parameter_bytes }
+}
+
+async fn read_body(request: Request, app: &App) -> Result<Bytes, ApiError> {
+    Bytes::from_request(request, app).await.map_err(|rejection| ApiError::detail(rejection.status(), rejection.body_text()))
 }
 
 /// A JSON body whose members are parameters of the operation, each with a default of its own: a null is the same as an
@@ -43,18 +50,18 @@ async fn read_body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes,
 #[derive(Debug, Clone)]
 pub struct Embedded<T>(pub T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Embedded<T> {
+impl<T: DeserializeOwned> FromRequest<App> for Embedded<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let body = parse_json(&read_body(request, state).await?)?;
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        let body = parse_json(&read_body(request, app).await?)?;
         let mut members = body.clone();
         match &mut members {
             Value::Object(members) => members.retain(|_, member| !member.is_null()),
             Value::Null => members = json!({}),
             _ => {}
         }
-        pydantic::read(&members, "body").map(Self).map_err(|mut issues| {
+        pydantic::read_within(bounds(app), &members, "body").map(Self).map_err(|mut issues| {
             without_input(&mut issues, 2);
             ApiError::Invalid { issues, body }
         })
@@ -66,11 +73,15 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Embedded<T> {
 /// # Errors
 /// [`ApiError::Invalid`].
 pub fn parse_body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    parse_body_within(Bounds::default(), bytes)
+}
+
+fn parse_body_within<T: DeserializeOwned>(bounds: Bounds, bytes: &[u8]) -> Result<T, ApiError> {
     let value = parse_json(bytes)?;
     if value.is_null() {
         return Err(ApiError::invalid("missing", &["body"], "Field required", Value::Null));
     }
-    from_value(value, "body")
+    from_value_within(bounds, value, "body")
 }
 
 /// The JSON of a body; null where it is empty.
@@ -103,7 +114,15 @@ fn parse_json(bytes: &[u8]) -> Result<Value, ApiError> {
 /// # Errors
 /// [`ApiError::Invalid`].
 pub fn from_value<T: DeserializeOwned>(value: Value, root: &str) -> Result<T, ApiError> {
-    pydantic::read(&value, root).map_err(|issues| ApiError::Invalid { issues, body: value })
+    from_value_within(Bounds::default(), value, root)
+}
+
+/// As [`from_value`], within other bounds than those that hold where no setting says otherwise.
+///
+/// # Errors
+/// [`ApiError::Invalid`].
+pub fn from_value_within<T: DeserializeOwned>(bounds: Bounds, value: Value, root: &str) -> Result<T, ApiError> {
+    pydantic::read_within(bounds, &value, root).map_err(|issues| ApiError::Invalid { issues, body: value })
 }
 
 /// Path parameters. What does not parse is no route of the reference: 404 `{"detail": "Not Found"}`.
@@ -191,5 +210,27 @@ mod tests {
             assert_eq!((found.kind.as_str(), json!(found.loc), found.input), (kind, loc, input), "{body}");
         }
         assert_eq!(issue_of("{").kind, "json_invalid");
+    }
+
+    #[test]
+    fn parameters_are_bounded_beside_other_findings() {
+        #[derive(Debug, Deserialize)]
+        #[expect(dead_code, reason = "only its deserialization is looked at")]
+        struct Run {
+            #[serde(deserialize_with = "crate::model::run::sized_parameters")]
+            parameters: serde_json::Map<String, Value>,
+            name: String,
+        }
+        let read = |parameters_bytes: u64, body: &str| match parse_body_within::<Run>(Bounds { parameters_bytes }, body.as_bytes()) {
+            Ok(_) => Vec::new(),
+            Err(ApiError::Invalid { issues, .. }) => issues.into_iter().map(|issue| (issue.kind, json!(issue.loc), issue.ctx)).collect(),
+            Err(other) => panic!("expected findings, got {other:?}"),
+        };
+        assert_eq!(read(7, r#"{"parameters":{"x":1},"name":"a"}"#), []);
+        let large = ("value_error".to_owned(), json!(["body", "parameters"]), Some(json!({"error": {}})));
+        let unnamed = ("missing".to_owned(), json!(["body", "name"]), None);
+        assert_eq!(read(6, r#"{"parameters":{"x":1}}"#), [large, unnamed]);
+        assert_eq!(read(6, r#"{"parameters":[1,2,3]}"#)[0].0, "dict_type");
+        assert_eq!(read(0, r#"{"parameters":{"x":1},"name":"a"}"#), [], "no bound");
     }
 }

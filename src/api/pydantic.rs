@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::api::error::Issue;
 use crate::model::json::Complaint;
+use crate::model::run;
 
 /// How often an invalid value is read at most, hence also a bound of the findings in one answer.
 const PASSES: usize = 100;
@@ -25,15 +26,37 @@ const STAND_INS: [&str; 4] = ["00000000-0000-0000-0000-000000000000", "2020-01-0
 /// Enumerations that are literals of the reference: it names the finding otherwise.
 const LITERALS: [&str; 1] = ["Mode"];
 
-/// Reads `T`; findings are located below `root`.
+/// What settings say of values, wherever they are.
+#[derive(Debug, Clone, Copy)]
+#[expect(clippy::exhaustive_structs, reason = "made where the settings are known")]
+pub struct Bounds {
+    /// Bytes of a run's parameters, 0 for no bound; see [`run::SIZED_PARAMETERS`].
+    pub parameters_bytes: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { parameters_bytes: run::PARAMETERS_BYTES }
+    }
+}
+
+/// Reads `T`, within the bounds that hold where no setting says otherwise; findings are located below `root`.
 ///
 /// # Errors
 /// What was found, in pydantic's order.
 pub fn read<T: DeserializeOwned>(value: &Value, root: &str) -> Result<T, Vec<Issue>> {
+    read_within(Bounds::default(), value, root)
+}
+
+/// Reads `T`; findings are located below `root`.
+///
+/// # Errors
+/// What was found, in pydantic's order.
+pub fn read_within<T: DeserializeOwned>(bounds: Bounds, value: &Value, root: &str) -> Result<T, Vec<Issue>> {
     let mut findings: Vec<Finding> = Vec::new();
     let mut plan = Plan::default();
     for _ in 0..PASSES {
-        let reader = Reader { value: Some(value), stand_in: None, plan: &plan, place: None };
+        let reader = Reader { value: Some(value), stand_in: None, plan: &plan, place: None, bounds };
         let finding = match T::deserialize(reader) {
             Ok(read) if findings.is_empty() => return Ok(read),
             Ok(_) => break,
@@ -346,6 +369,7 @@ struct Reader<'a> {
     stand_in: Option<usize>,
     plan: &'a Plan,
     place: Option<&'a Place<'a>>,
+    bounds: Bounds,
 }
 
 impl<'a> Reader<'a> {
@@ -355,7 +379,7 @@ impl<'a> Reader<'a> {
 
     /// The value below `place`, unless the plan has something else for it: `None` leaves it out.
     fn below(&self, value: Option<&'a Value>, place: &'a Place<'a>) -> Option<Reader<'a>> {
-        let reader = Reader { value, stand_in: self.stand_in, plan: self.plan, place: Some(place) };
+        let reader = Reader { value, place: Some(place), ..*self };
         match self.plan.at(place.clone()) {
             Some(Treatment::LeaveOut) => None,
             Some(Treatment::StandIn(tried)) => Some(Reader { value: None, stand_in: Some(tried), ..reader }),
@@ -433,7 +457,10 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         }
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Finding> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Finding> {
+        if let (run::SIZED_PARAMETERS, Some(Value::Object(parameters))) = (name, self.value) {
+            run::check_size(parameters, self.bounds.parameters_bytes).map_err(<Finding as de::Error>::custom)?;
+        }
         visitor.visit_newtype_struct(self)
     }
 

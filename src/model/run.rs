@@ -1,5 +1,8 @@
 //! What flow runs and task runs have in common: generated names, sized parameters, estimates, counts by state.
 
+use std::fmt::Formatter;
+
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
@@ -7,8 +10,8 @@ use crate::clock::Timestamp;
 use crate::model::json::{self, invalid};
 use crate::model::state::StateType;
 
-/// Bytes of parameters at most, as JSON text.
-pub const PARAMETERS_BYTES: usize = 512 * 1024;
+/// Bytes of parameters at most, as JSON text, where no setting says otherwise.
+pub const PARAMETERS_BYTES: u64 = 512 * 1024;
 
 /// A name for a run that was given none: an adjective and an animal, such as `patient-heron`.
 pub fn generated_name() -> String {
@@ -24,27 +27,53 @@ pub fn name_or_generated<'de, D: Deserializer<'de>>(deserializer: D) -> Result<S
     }
 }
 
-/// Reads parameters, which must not be larger than [`PARAMETERS_BYTES`].
+/// Under this name a deserializer is told that parameters of a run come next: the one of request bodies knows how large they
+/// may be, and calls [`check_size`]. Others take them as they are.
+pub const SIZED_PARAMETERS: &str = "$praetor::SizedParameters";
+
+/// Reads parameters, whose size is bounded in request bodies ([`SIZED_PARAMETERS`]).
 pub fn sized_parameters<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Map<String, Value>, D::Error> {
-    let parameters = Map::deserialize(deserializer)?;
-    let bytes = ascii_bytes(&Value::Object(parameters.clone()).to_string());
-    if bytes > PARAMETERS_BYTES {
-        let (most, given) = (with_commas(PARAMETERS_BYTES), with_commas(bytes));
-        return Err(invalid(
-            "value_error",
-            format_args!("Flow run parameters must be less than {most} bytes when serialized (got {given} bytes)."),
-        ));
+    struct Parameters;
+
+    impl<'de> Visitor<'de> for Parameters {
+        type Value = Map<String, Value>;
+
+        fn expecting(&self, formatter: &mut Formatter<'_>) -> std::fmt::Result {
+            formatter.write_str("a map")
+        }
+
+        fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+            Map::deserialize(deserializer)
+        }
     }
-    Ok(parameters)
+
+    deserializer.deserialize_newtype_struct(SIZED_PARAMETERS, Parameters)
+}
+
+/// Checks that parameters take `bytes_max` bytes at most, as JSON text in ASCII; 0 is no bound.
+///
+/// # Errors
+/// The reference's words.
+pub fn check_size(parameters: &Map<String, Value>, bytes_max: u64) -> Result<(), String> {
+    if bytes_max == 0 || parameters.is_empty() {
+        return Ok(());
+    }
+    let text = serde_json::to_string(parameters).expect("JSON has only string keys");
+    let bytes = ascii_bytes(&text);
+    if bytes <= bytes_max {
+        return Ok(());
+    }
+    let (most, given) = (with_commas(bytes_max), with_commas(bytes));
+    Err(format!("Flow run parameters must be less than {most} bytes when serialized (got {given} bytes)."))
 }
 
 /// Bytes of JSON text once everything beyond ASCII is escaped.
-fn ascii_bytes(text: &str) -> usize {
-    text.chars().map(|letter| if letter.is_ascii() { 1 } else { 6 * letter.len_utf16() }).sum()
+fn ascii_bytes(text: &str) -> u64 {
+    text.chars().map(|letter| if letter.is_ascii() { 1 } else { 6 * letter.len_utf16() as u64 }).sum()
 }
 
 /// `524288` as `524,288`.
-fn with_commas(number: usize) -> String {
+fn with_commas(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
     for (index, digit) in digits.chars().enumerate() {
@@ -179,10 +208,13 @@ mod tests {
     }
 
     #[test]
-    fn large_parameters_are_refused_in_the_references_words() {
-        let large = serde_json::json!({"x": "y".repeat(PARAMETERS_BYTES)});
-        let error = sized_parameters(large).expect_err("too large").to_string();
-        assert!(error.ends_with("must be less than 524,288 bytes when serialized (got 524,296 bytes)."), "{error}");
+    fn parameters_are_as_large_as_their_text_in_ascii() {
+        let parameters = Map::from_iter([("x".to_owned(), Value::from("y".repeat(1_000)))]);
+        assert_eq!(check_size(&parameters, 1_008), Ok(()));
+        let refused = "Flow run parameters must be less than 1,007 bytes when serialized (got 1,008 bytes).";
+        assert_eq!(check_size(&parameters, 1_007), Err(refused.to_owned()));
+        assert_eq!(check_size(&parameters, 0), Ok(()), "no bound");
+        assert_eq!(check_size(&Map::new(), 1), Ok(()), "nothing is never too large");
         assert_eq!((ascii_bytes("a\u{e4}\u{1f600}"), with_commas(1_234), with_commas(12)), (19, "1,234".into(), "12".into()));
     }
 

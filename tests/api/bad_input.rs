@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::harness::{Cluster, EventsIn, Kind, eventually, one_node};
+use crate::harness::{Cluster, EventsIn, Kind, Options, eventually, one_node, start};
 
 async fn refused(cluster: &Cluster, path: &str, body: &str) -> (u16, Value) {
     let response = reqwest::Client::new()
@@ -58,6 +58,35 @@ async fn bodies_are_refused_on_sqlite() {
 #[tokio::test]
 async fn bodies_are_refused_on_postgres() {
     bodies_are_refused_as_the_reference_does(Kind::Postgres).await;
+}
+
+#[tokio::test]
+async fn parameters_of_runs_and_deployments_are_as_large_as_the_setting_allows() {
+    let cluster = start(Options::new(1, Kind::Sqlite).variable("PREFECT_SERVER_API_MAX_PARAMETER_SIZE", 20)).await;
+    let http = cluster.http(1);
+    let made = async |path: &str, body: Value| http.post(path, &body).await.expect("it answers");
+    let (_, flow) = made("/flows/", json!({"name": "f"})).await;
+    let (fits, large) = (json!({"x": "y".repeat(12)}), json!({"x": "y".repeat(13)}));
+    let deployment = |parameters: &Value| json!({"name": "d", "flow_id": flow["id"], "parameters": parameters});
+    let (status, made_deployment) = made("/deployments/", deployment(&fits)).await;
+    assert_eq!(status, 201, "{made_deployment}");
+    let run_path = format!("/deployments/{}/create_flow_run", made_deployment["id"].as_str().expect("an id"));
+    let run = |parameters: &Value| json!({"flow_id": flow["id"], "parameters": parameters});
+    let (status, made_run) = made("/flow_runs/", run(&fits)).await;
+    assert_eq!(status, 201, "{made_run}");
+    let refused = |(status, answer): (u16, Value)| {
+        let words = "Value error, Flow run parameters must be less than 20 bytes when serialized (got 21 bytes).";
+        assert_eq!((status, &answer["exception_detail"][0]["msg"]), (422, &json!(words)), "{answer}");
+    };
+    refused(made("/deployments/", deployment(&large)).await);
+    refused(made("/flow_runs/", run(&large)).await);
+    refused(made(&run_path, json!({"parameters": large})).await);
+    for (path, id) in [("deployments", &made_deployment["id"]), ("flow_runs", &made_run["id"])] {
+        let path = format!("/{path}/{}", id.as_str().expect("an id"));
+        refused(http.patch(&path, &json!({"parameters": large})).await.expect("it answers"));
+        let (_, kept) = http.get(&path).await.expect("it answers");
+        assert_eq!(kept["parameters"], fits);
+    }
 }
 
 fn event(id: Uuid) -> Value {

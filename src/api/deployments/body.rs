@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use crate::api::error::{ApiError, Issue};
-use crate::api::extract::from_value;
+use crate::api::extract::from_value_within;
+use crate::api::pydantic::Bounds;
 use crate::model::deployment::{DeploymentCreate, DeploymentUpdate};
 use crate::parameters::{Invalid, Options, validate};
 
@@ -14,23 +15,23 @@ const OLD_FIELDS: [&str; 4] = ["worker_pool_queue_id", "worker_pool_name", "work
 ///
 /// # Errors
 /// 422.
-pub fn create(mut body: Value) -> Result<DeploymentCreate, ApiError> {
+pub fn create(bounds: Bounds, mut body: Value) -> Result<DeploymentCreate, ApiError> {
     if let Value::Object(fields) = &mut body {
         let checked = drop_old_fields(fields).and_then(|()| parameters_fit(fields));
         checked.map_err(|message| refused(message, &body))?;
     }
-    from_value(body, "body")
+    from_value_within(bounds, body, "body")
 }
 
 /// Reads the body of an update.
 ///
 /// # Errors
 /// 422.
-pub fn update(mut body: Value) -> Result<DeploymentUpdate, ApiError> {
+pub fn update(bounds: Bounds, mut body: Value) -> Result<DeploymentUpdate, ApiError> {
     if let Value::Object(fields) = &mut body {
         drop_old_fields(fields).map_err(|message| refused(message, &body))?;
     }
-    from_value(body, "body")
+    from_value_within(bounds, body, "body")
 }
 
 fn refused(message: String, body: &Value) -> ApiError {
@@ -85,7 +86,7 @@ mod tests {
     use super::*;
 
     fn message(body: Value) -> String {
-        match create(body) {
+        match create(Bounds::default(), body) {
             Err(ApiError::Invalid { issues, .. }) => issues[0].msg.clone(),
             other => panic!("expected a finding, got {other:?}"),
         }
@@ -98,7 +99,7 @@ mod tests {
             body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
             body
         };
-        assert!(create(body(json!({}))).is_ok());
+        assert!(create(Bounds::default(), body(json!({}))).is_ok());
         assert!(
             message(body(json!({"concurrency_limit": 1, "global_concurrency_limit_id": uuid::Uuid::nil()}))).contains("cannot have both")
         );
@@ -106,12 +107,12 @@ mod tests {
         let enforced = |parameters: Value| {
             body(json!({"enforce_parameter_schema": true, "parameter_openapi_schema": schema, "parameters": parameters}))
         };
-        assert!(create(enforced(json!({"x": "a"}))).is_ok());
+        assert!(create(Bounds::default(), enforced(json!({"x": "a"}))).is_ok());
         assert_eq!(
             message(enforced(json!({"x": 1}))),
             "Value error, Validation failed for field 'x'. Failure reason: 1 is not of type 'string'"
         );
-        assert!(create(body(json!({"parameter_openapi_schema": schema, "parameters": {"x": 1}}))).is_ok());
+        assert!(create(Bounds::default(), body(json!({"parameter_openapi_schema": schema, "parameters": {"x": 1}}))).is_ok());
         assert!(
             message(body(json!({"enforce_parameter_schema": true, "parameter_openapi_schema": {"type": "objekt"}})))
                 .contains("not a valid json schema")

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{body, missing};
 use crate::api::error::ApiError;
-use crate::api::extract::{Embedded, Json, Path};
+use crate::api::extract::{self, Embedded, Json, Path};
 use crate::api::filters::{CountBody, ListBody, bulk_items, bulk_limit};
 use crate::api::page::Page;
 use crate::api::work_pools::{pools, queues};
@@ -118,7 +118,7 @@ pub(super) async fn replace_schedules(
 
 /// Create a deployment, or change the one that its flow has by that name.
 async fn create(State(app): State<App>, Json(given): Json<Value>) -> Result<(StatusCode, Json<Deployment>), ApiError> {
-    let mut create = body::create(given)?;
+    let mut create = body::create(extract::bounds(&app), given)?;
     let now = app.now();
     let mut tx = app.begin("deployments.create").await?;
     let pool = create.work_pool_name.as_value().filter(|name| !name.is_empty()).cloned();

@@ -12,7 +12,7 @@ use super::crud::{limit_to, queue_for, replace_schedules, require_limit};
 use super::runs::{Hydrator, circular};
 use super::{body, locked, missing_stop};
 use crate::api::error::ApiError;
-use crate::api::extract::{Json, Path};
+use crate::api::extract::{self, Json, Path};
 use crate::api::job_variables;
 use crate::api::work_pools::pools;
 use crate::app::App;
@@ -138,7 +138,7 @@ fn check_parameters(update: &DeploymentUpdate, existing: &Deployment) -> Result<
 
 /// Change a deployment.
 async fn update(State(app): State<App>, Path(id): Path<DeploymentId>, Json(given): Json<Value>) -> Result<StatusCode, ApiError> {
-    let mut update = body::update(given)?;
+    let mut update = body::update(extract::bounds(&app), given)?;
     let now = app.now();
     let mut tx = app.begin("deployments.update").await?;
     let before = locked(&mut tx, id, missing_stop).await?;
