@@ -14,7 +14,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::index::{Index, Place};
-use super::ordering::{LOOKBACK, Left, Offered, Seen, Sequencer};
+use super::ordering::{DEPTH, LOOKBACK, Left, Offered, Seen, Sequencer};
 use super::trigger::{Outcome, Stamp, Workspace};
 use crate::app::App;
 use crate::bus::{BusError, Entry, Position, ReadLimit, Topic};
@@ -109,6 +109,14 @@ struct Glance<'e> {
     received: Timestamp,
 }
 
+impl Glance<'_> {
+    /// `awaited`: events of which the database has followers, or had.
+    fn offered(&self, awaited: &HashSet<Uuid>) -> Offered {
+        let may_be_kept = self.follows.is_some_and(|leader| awaited.contains(&leader));
+        Offered { id: self.id, follows: self.follows, received: self.received, may_be_kept }
+    }
+}
+
 /// An event, and the triggers that it concerns.
 struct Meeting {
     event: Arc<ReceivedEvent>,
@@ -181,7 +189,7 @@ impl Engine {
                 continue;
             }
             self.clock.update(glance.occurred, now);
-            let offered = Offered { id: glance.id, follows: glance.follows, received: glance.received };
+            let offered = glance.offered(&self.awaited);
             let read = || serde_json::from_slice::<ReceivedEvent>(&entry.payload);
             let mut evaluate = |event: Option<&Arc<ReceivedEvent>>| {
                 let event = match event {
@@ -221,7 +229,7 @@ impl Engine {
         let here: HashSet<Uuid> = glances.iter().map(|glance| glance.id).collect();
         let mut unknown: Vec<Uuid> = Vec::new();
         for (entry, glance) in entries.iter().zip(glances) {
-            let offered = Offered { id: glance.id, follows: glance.follows, received: glance.received };
+            let offered = glance.offered(&self.awaited);
             if let Some(leader) = offered.leader()
                 && glance.event != LOG_WRITE
                 && offered.may_wait(now)
@@ -265,14 +273,14 @@ impl Engine {
         Ok(found)
     }
 
-    /// The events of the database that wait for one of these, or for one that does.
+    /// The events of the database that wait for one of these, or for one that does, as far as they are dealt with at once.
     async fn followers_of(&self, tx: &mut Tx, mut leaders: Vec<Uuid>) -> Result<Vec<Arc<ReceivedEvent>>, EngineError> {
         let mut all: Vec<Arc<ReceivedEvent>> = Vec::new();
         let mut known = HashSet::new();
-        loop {
+        for _ in 0..DEPTH {
             leaders.retain(|leader| self.awaited.contains(leader));
             if leaders.is_empty() {
-                return Ok(all);
+                break;
             }
             let found = state::followers(tx, &leaders).await?;
             leaders.clear();
@@ -283,6 +291,7 @@ impl Engine {
                 }
             }
         }
+        Ok(all)
     }
 
     /// Evaluates triggers, and writes what comes of it. `may_split`: the caller can do with less at a time.

@@ -2,7 +2,9 @@
 //! follows waits until that has been dealt with, for a while; an event is dealt with once.
 //!
 //! Everything goes by positions of the stream, so that a batch which is tried again after a failure comes out the same.
-//! Unlike the reference a chain of followers may have any length, and what waits is kept in the database.
+//! Unlike the reference what waits is kept in the database. Like there, one event releases [`DEPTH`] followers of followers
+//! and no more, whatever a client has chained, so that the work of a batch is bounded; those behind them are dealt with
+//! when they have waited for long enough.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -17,6 +19,9 @@ use crate::model::event::ReceivedEvent;
 
 /// How long an event waits for the one that it follows.
 pub const LOOKBACK: TimeDelta = TimeDelta::minutes(15);
+
+/// How deep the followers of followers go that one event releases.
+pub const DEPTH: usize = 20;
 
 /// Which events have been dealt with, and at which position; the newest of them.
 #[derive(Debug, Default)]
@@ -56,6 +61,8 @@ pub struct Offered {
     pub id: Uuid,
     pub follows: Option<Uuid>,
     pub received: Timestamp,
+    /// The database may have it among those that wait.
+    pub may_be_kept: bool,
 }
 
 impl Offered {
@@ -85,7 +92,7 @@ pub struct Sequencer<'s> {
     waiting: HashMap<Uuid, Vec<Waiting>>,
     waiting_ids: HashSet<Uuid>,
     /// Rows of the database that need not wait any more.
-    released: Vec<Uuid>,
+    released: HashSet<Uuid>,
 }
 
 /// What is left of a batch.
@@ -101,7 +108,7 @@ impl<'s> Sequencer<'s> {
     /// Begins a batch. `kept` are the events of the database that wait for one of it; `gone_by` are leaders that are known
     /// to have been dealt with, though `seen` does not remember.
     pub fn new(seen: &'s mut Seen, now: Timestamp, gone_by: HashSet<Uuid>, kept: Vec<Arc<ReceivedEvent>>) -> Self {
-        let mut sequencer = Self { seen, now, gone_by, waiting: HashMap::new(), waiting_ids: HashSet::new(), released: Vec::new() };
+        let mut sequencer = Self { seen, now, gone_by, waiting: HashMap::new(), waiting_ids: HashSet::new(), released: HashSet::new() };
         for event in kept {
             sequencer.wait(event, true);
         }
@@ -141,22 +148,41 @@ impl<'s> Sequencer<'s> {
             return Ok(());
         }
         self.seen.note(offered.id, position);
+        if self.stop_waiting(&offered) || offered.may_be_kept {
+            self.released.insert(offered.id);
+        }
         evaluate(None);
         self.release(offered.id, position, evaluate);
         Ok(())
     }
 
-    /// Deals with what waits for an event, in the order in which it occurred, each before its own followers.
+    /// An event that waits, behind others that were too many at once, may come again when its leader has been dealt with.
+    fn stop_waiting(&mut self, offered: &Offered) -> bool {
+        let Some(leader) = offered.follows.filter(|_| self.waiting_ids.contains(&offered.id)) else { return false };
+        let Some(waiting) = self.waiting.get_mut(&leader) else { return false };
+        let before = waiting.len();
+        waiting.retain(|waiting| waiting.event.event.id != offered.id);
+        waiting.len() < before
+    }
+
+    /// Deals with what waits for an event, in the order in which it occurred, each before its own followers, to the depth
+    /// of [`DEPTH`].
     fn release(&mut self, leader: Uuid, position: Position, evaluate: &mut impl FnMut(Option<&Arc<ReceivedEvent>>)) {
-        let mut stack = self.waiting_for(leader);
-        while let Some(Waiting { event, kept }) = stack.pop() {
-            if kept {
-                self.released.push(event.event.id);
+        let at = |depth| move |waiting| (depth, waiting);
+        let mut stack: Vec<(usize, Waiting)> = self.waiting_for(leader).into_iter().map(at(1)).collect();
+        while let Some((depth, Waiting { event, kept })) = stack.pop() {
+            // One that was given up may follow those that follow it.
+            if kept && !self.released.insert(event.event.id) {
+                continue;
             }
             // What waits was not dealt with, whatever a try that failed may have noted.
             self.seen.note(event.event.id, position);
             evaluate(Some(&event));
-            stack.extend(self.waiting_for(event.event.id));
+            if depth < DEPTH {
+                stack.extend(self.waiting_for(event.event.id).into_iter().map(at(depth + 1)));
+            } else if self.waiting.contains_key(&event.event.id) {
+                tracing::info!(event.id = %event.event.id, "more events follow one another than are dealt with at once; the rest waits");
+            }
         }
     }
 
@@ -167,14 +193,17 @@ impl<'s> Sequencer<'s> {
         waiting
     }
 
-    /// Deals with an event whose leader never came, as if it followed nothing.
+    /// Deals with an event whose leader never came, as if it followed nothing; not again where another one that was given up
+    /// has released it.
     pub fn give_up_waiting(
         &mut self,
         event: &Arc<ReceivedEvent>,
         position: Position,
         evaluate: &mut impl FnMut(Option<&Arc<ReceivedEvent>>),
     ) {
-        self.released.push(event.event.id);
+        if !self.released.insert(event.event.id) {
+            return;
+        }
         self.seen.note(event.event.id, position);
         evaluate(Some(event));
         self.release(event.event.id, position, evaluate);
@@ -185,7 +214,9 @@ impl<'s> Sequencer<'s> {
         let mut to_keep: Vec<Arc<ReceivedEvent>> =
             self.waiting.into_values().flatten().filter(|waiting| !waiting.kept).map(|waiting| waiting.event).collect();
         to_keep.sort_by_key(|event| event.event.id);
-        Left { to_keep, to_forget: self.released }
+        let mut to_forget: Vec<Uuid> = self.released.into_iter().collect();
+        to_forget.sort_unstable();
+        Left { to_keep, to_forget }
     }
 }
 
@@ -215,7 +246,7 @@ mod tests {
         let mut order = Vec::new();
         for (index, event) in events.iter().enumerate() {
             let id = event.event.id;
-            let offered = Offered { id, follows: event.event.follows, received: event.received };
+            let offered = Offered { id, follows: event.event.follows, received: event.received, may_be_kept: false };
             let mut evaluate = |of: Option<&Arc<ReceivedEvent>>| order.push(of.map_or(id, |event| event.event.id).as_u128());
             sequencer.offer(offered, from + index as u64, || Ok::<_, ()>(event.clone()), &mut evaluate).expect("no error");
         }
@@ -264,5 +295,44 @@ mod tests {
         let (order, left) = run(&mut Seen::default(), 1001, Vec::new(), 1, &[event(1, Some(2), 0), event(2, Some(1), 0)]);
         assert!(order.is_empty());
         assert_eq!(left.to_keep.len(), 2);
+    }
+
+    /// A chain that comes from its end to its beginning: event 0, followed by 1, and so on up to `last`.
+    fn backwards(last: u128) -> Vec<ReceivedEvent> {
+        (0..=last).rev().map(|id| event(id, id.checked_sub(1), id as i64)).collect()
+    }
+
+    #[test]
+    fn one_event_releases_so_many_that_follow_one_another_and_the_rest_waits() {
+        let depth = DEPTH as u128;
+        let mut seen = Seen::default();
+        let (order, left) = run(&mut seen, 1001, Vec::new(), 1, &backwards(depth + 2));
+        assert_eq!(order, (0..=depth).collect::<Vec<_>>());
+        let waits = |left: &Left| left.to_keep.iter().map(|event| event.event.id.as_u128()).collect::<Vec<_>>();
+        assert_eq!(waits(&left), [depth + 1, depth + 2]);
+        assert!(left.to_forget.is_empty());
+
+        // One of the rest comes again: it need not wait any more, and takes with it what waits for it.
+        let again = [event(depth + 1, Some(depth), 0)];
+        let (order, left) = run(&mut seen, 1001, left.to_keep.iter().map(|event| (**event).clone()).collect(), 100, &again);
+        assert_eq!(order, [depth + 1, depth + 2]);
+        assert_eq!(left.to_forget, [depth + 1, depth + 2].map(Uuid::from_u128));
+        assert!(left.to_keep.is_empty());
+    }
+
+    #[test]
+    fn events_that_are_given_up_together_are_dealt_with_once() {
+        let later = Timestamp::from_timestamp(1000 + 15 * 60, 0).expect("a moment");
+        for lost in [[event(2, Some(1), 2), event(3, Some(2), 3)], [event(2, Some(3), 2), event(3, Some(2), 3)]] {
+            let lost: Vec<Arc<ReceivedEvent>> = lost.into_iter().map(Arc::new).collect();
+            let mut seen = Seen::default();
+            let mut sequencer = Sequencer::new(&mut seen, later, HashSet::new(), lost.clone());
+            let mut order = Vec::new();
+            for event in &lost {
+                sequencer.give_up_waiting(event, 9, &mut |event| order.extend(event.map(|event| event.event.id.as_u128())));
+            }
+            assert_eq!(order, [2, 3]);
+            assert_eq!(sequencer.finish().to_forget, [2, 3].map(Uuid::from_u128));
+        }
     }
 }
