@@ -12,6 +12,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::blocks::BlockError;
+use crate::blocks::secret::{Cipher, Keeper};
 use crate::bus::{Bus, BusError, Message, Topic};
 use crate::clock::{Clock, Timestamp};
 use crate::cluster::LogFeed;
@@ -36,6 +38,7 @@ struct Inner {
     settings: Arc<Settings>,
     tasks: Tasks,
     committed: Arc<Committed>,
+    block_key: Keeper,
 }
 
 impl App {
@@ -52,7 +55,9 @@ impl App {
         let (sender, receiver) = mpsc::channel(limits::OUTBOX_QUEUE_TRANSACTIONS);
         let (hints, given) = mpsc::channel(limits::HINT_QUEUE);
         let committed = Arc::new(Committed { sender, hints, failpoint: settings.failpoint });
-        let app = Self { inner: Arc::new(Inner { store, bus, logs, cluster_id, clock, settings, tasks: tasks.clone(), committed }) };
+        let block_key = Keeper::default();
+        let inner = Inner { store, bus, logs, cluster_id, clock, settings, tasks: tasks.clone(), committed, block_key };
+        let app = Self { inner: Arc::new(inner) };
         tasks.spawn_vital("outbox.publisher", publish_committed(app.clone(), receiver, tasks.stopping()));
         tasks.spawn_vital("hints.publisher", publish_hints(app.clone(), given, tasks.stopping()));
         app
@@ -87,6 +92,14 @@ impl App {
     /// The settings of this process.
     pub fn settings(&self) -> &Settings {
         &self.inner.settings
+    }
+
+    /// What encrypts the data of blocks. It may write the key, in a transaction of its own.
+    ///
+    /// # Errors
+    /// As [`Keeper::cipher`].
+    pub async fn block_cipher(&self) -> Result<Cipher, BlockError> {
+        self.inner.block_key.cipher(&self.inner.store, self.settings().server.encryption_key.as_ref(), self.now()).await
     }
 
     /// The set of tasks to spawn on.

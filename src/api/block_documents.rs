@@ -58,7 +58,7 @@ pub struct Secrets {
 /// # Errors
 /// The store's; 500 for a malformed key.
 pub async fn cipher(app: &App) -> Result<Cipher, ApiError> {
-    Ok(Cipher::of(app.store(), app.settings().server.encryption_key.as_ref(), app.now()).await?)
+    Ok(app.block_cipher().await?)
 }
 
 /// Lists documents, whole.

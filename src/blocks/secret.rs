@@ -3,9 +3,11 @@
 //!
 //! The key is the setting's, else the `configuration` row `ENCRYPTION_KEY`. The row is written once, in a transaction
 //! of its own before anything is encrypted with it, and read back: of nodes that start together one wins, and all use
-//! its key. Python reads what we encrypt and the other way round.
+//! its key. A row that is gone is written again with the key that this process knows: without it nobody could read what
+//! is stored. Python reads what we encrypt and the other way round.
 
 use fernet::Fernet;
+use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
 use super::BlockError;
@@ -20,6 +22,46 @@ const CONFIGURATION_KEY: &str = "ENCRYPTION_KEY";
 /// What a reader sees of a secret.
 pub const STARS: &str = "********";
 
+/// The key of this installation, as this process knows it.
+#[derive(Default)]
+pub struct Keeper {
+    /// The row, when it was last read.
+    known: Mutex<Option<Value>>,
+}
+
+impl Keeper {
+    /// The cipher of this installation; makes its key where there is none yet.
+    ///
+    /// # Errors
+    /// [`BlockError::Cipher`] where the key is malformed.
+    pub async fn cipher(&self, store: &Store, setting: Option<&Secret>, now: Timestamp) -> Result<Cipher, BlockError> {
+        if let Some(key) = setting {
+            return Cipher::new(key.expose(), "PREFECT_SERVER_ENCRYPTION_KEY");
+        }
+        let stored = configuration::read(&mut store.read("blocks.key").await?, CONFIGURATION_KEY).await?;
+        let stored = match stored {
+            Some(stored) => stored,
+            None => self.write_key(store, now).await?,
+        };
+        let cipher = Cipher::new(stored["fernet_key"].as_str().unwrap_or_default(), "the key in the database")?;
+        *self.known.lock() = Some(stored);
+        Ok(cipher)
+    }
+
+    async fn write_key(&self, store: &Store, now: Timestamp) -> Result<Value, BlockError> {
+        let known = self.known.lock().clone();
+        if known.is_some() {
+            tracing::warn!("the encryption key of blocks was removed from the database; it is written again");
+        }
+        let key = known.unwrap_or_else(|| json!({"fernet_key": Fernet::generate_key()}));
+        let mut tx = store.begin("blocks.write_key").await?;
+        configuration::write_once(&mut tx, crate::id::v4(), now, CONFIGURATION_KEY, &key).await?;
+        tx.commit().await?;
+        let kept = configuration::read(&mut store.read("blocks.key").await?, CONFIGURATION_KEY).await?;
+        kept.ok_or_else(|| BlockError::Cipher("the encryption key was removed while it was made".to_owned()))
+    }
+}
+
 /// Encrypts and decrypts the data of documents.
 pub struct Cipher(Fernet);
 
@@ -27,31 +69,6 @@ impl Cipher {
     fn new(key: &str, origin: &str) -> Result<Self, BlockError> {
         let wrong = || BlockError::Cipher(format!("{origin} is no Fernet key (32 bytes in URL-safe base64)"));
         Fernet::new(key).map(Self).ok_or_else(wrong)
-    }
-
-    /// The cipher of this installation; makes its key where there is none yet.
-    ///
-    /// # Errors
-    /// [`BlockError::Cipher`] where the key is malformed.
-    pub async fn of(store: &Store, setting: Option<&Secret>, now: Timestamp) -> Result<Self, BlockError> {
-        if let Some(key) = setting {
-            return Self::new(key.expose(), "PREFECT_SERVER_ENCRYPTION_KEY");
-        }
-        let stored = configuration::read(&mut store.read("blocks.key").await?, CONFIGURATION_KEY).await?;
-        let stored = match stored {
-            Some(stored) => stored,
-            None => Self::make_key(store, now).await?,
-        };
-        Self::new(stored["fernet_key"].as_str().unwrap_or_default(), "the key in the database")
-    }
-
-    async fn make_key(store: &Store, now: Timestamp) -> Result<Value, BlockError> {
-        let made = json!({"fernet_key": Fernet::generate_key()});
-        let mut tx = store.begin("blocks.make_key").await?;
-        configuration::write_once(&mut tx, crate::id::v4(), now, CONFIGURATION_KEY, &made).await?;
-        tx.commit().await?;
-        let kept = configuration::read(&mut store.read("blocks.key").await?, CONFIGURATION_KEY).await?;
-        kept.ok_or_else(|| BlockError::Cipher("the encryption key was removed while it was made".to_owned()))
     }
 
     /// The data as the column holds them.

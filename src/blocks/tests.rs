@@ -8,13 +8,13 @@ use sqlx::{ConnectOptions, Connection};
 use tempfile::TempDir;
 
 use super::registry::{self, Definition};
-use super::secret::{Cipher, STARS};
+use super::secret::{Cipher, Keeper, STARS};
 use super::{BlockError, checksum, document, schema};
 use crate::clock::Timestamp;
 use crate::id::{BlockDocumentId, BlockTypeId};
 use crate::model::block::{BlockDocumentCreate, BlockDocumentUpdate, BlockSchema, BlockSchemaCreate, BlockTypeCreate, NO_VERSION};
 use crate::store::block_types::{self, Taken};
-use crate::store::{Store, StoreOptions, block_schemas, migrate};
+use crate::store::{Store, StoreOptions, block_schemas, configuration, migrate};
 
 struct Bench {
     store: Store,
@@ -143,7 +143,7 @@ async fn a_schema_is_taken_apart_and_put_together() {
 #[tokio::test]
 async fn documents_hold_others_and_keep_their_secrets() {
     let bench = bench().await;
-    let cipher = Cipher::of(&bench.store, None, bench.now).await.expect("a key");
+    let cipher = Keeper::default().cipher(&bench.store, None, bench.now).await.expect("a key");
     let inner = bench.schema(bench.block_type("inner").await, inner_fields()).await.expect("stored").0;
     let outer = bench.schema(bench.block_type("outer").await, outer_fields()).await.expect("stored").0;
     let inside = bench.document(&cipher, &inner, "inside", json!({"token": "t", "n": 1})).await.expect("stored");
@@ -171,12 +171,27 @@ async fn documents_hold_others_and_keep_their_secrets() {
 #[tokio::test]
 async fn nodes_that_start_together_agree_on_one_key() {
     let bench = bench().await;
-    let ciphers = futures_util::future::join_all((0..8).map(|_| Cipher::of(&bench.store, None, bench.now))).await;
+    let keepers: Vec<Keeper> = (0..8).map(|_| Keeper::default()).collect();
+    let ciphers = futures_util::future::join_all(keepers.iter().map(|keeper| keeper.cipher(&bench.store, None, bench.now))).await;
     let ciphers: Vec<Cipher> = ciphers.into_iter().collect::<Result<_, _>>().expect("eight keys");
     let data = object(json!({"a": 1}));
     for (one, other) in ciphers.iter().zip(ciphers.iter().skip(1)) {
         assert_eq!(other.decrypt(&one.encrypt(&data)).expect("the same key"), data);
     }
+}
+
+#[tokio::test]
+async fn a_key_that_was_removed_is_written_again() {
+    let bench = bench().await;
+    let data = object(json!({"a": 1}));
+    let keeper = Keeper::default();
+    let stored = keeper.cipher(&bench.store, None, bench.now).await.expect("a key").encrypt(&data);
+    let mut tx = bench.store.begin("test").await.expect("a transaction");
+    assert!(configuration::delete(&mut tx, "ENCRYPTION_KEY").await.expect("deleted"));
+    tx.commit().await.expect("committed");
+    keeper.cipher(&bench.store, None, bench.now).await.expect("the key");
+    let other = Keeper::default().cipher(&bench.store, None, bench.now).await.expect("the key");
+    assert_eq!(other.decrypt(&stored).expect("the same key"), data);
 }
 
 #[tokio::test]

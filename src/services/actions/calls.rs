@@ -18,7 +18,6 @@ use super::http::{Answer, Http};
 use super::{Failure, GROUP, Report, fail, inputs, notification, tell};
 use crate::automations::render::RenderError;
 use crate::blocks::document;
-use crate::blocks::secret::Cipher;
 use crate::clock::Timestamp;
 use crate::limits;
 use crate::model::automation::Action;
@@ -163,7 +162,7 @@ async fn perform(lead: &Lead, http: &Http, call: &ActionCall, report: &mut Repor
         _ => ("send-notification", "notification"),
     };
     let app = &lead.app;
-    let cipher = Cipher::of(app.store(), app.settings().server.encryption_key.as_ref(), app.now()).await;
+    let cipher = app.block_cipher().await;
     let cipher = cipher.map_err(|error| Failure::Expected(format!("The {what} block was invalid: {error}")))?;
     let mut tx = app.read("action_calls.block").await?;
     let block = match document::by_id(&mut tx, &cipher, call.block_document_id.into(), true).await {
