@@ -6,6 +6,7 @@
 mod harness;
 
 mod adopt;
+mod cli;
 mod command;
 mod flow;
 mod introspect;
