@@ -268,13 +268,21 @@ async fn notify(
         report.details.insert("notification_log".to_owned(), log.into());
         fail("Notification failed")
     };
+    let settings = &lead.app.settings().actions;
+    if let Some(mail) = notification::mail(slug, data) {
+        let sent = match mail {
+            Ok(mail) => mail.send(settings, call.id, subject, body, lead.app.now()).await,
+            Err(error) => Err(vec![error]),
+        };
+        return sent.or_else(|errors| failed(errors.iter().map(|error| format!("{slug}: {error}")).collect::<Vec<_>>().join("\n")));
+    }
     let requests = match notification::requests(slug, data, subject, body, lead.app.now()) {
         Ok(requests) => requests,
         Err(error) => return failed(error),
     };
     let mut errors = Vec::new();
     for request in requests {
-        match http.send(&lead.app.settings().actions, call.id, request).await {
+        match http.send(settings, call.id, request).await {
             Ok(answer) if answer.status < 400 => {}
             Ok(answer) => errors.push(format!("{slug}: the service answered {}: {}", answer.status, truncated(&answer.text))),
             Err(error) => errors.push(format!("{slug}: {error}")),

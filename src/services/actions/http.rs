@@ -175,7 +175,8 @@ impl Resolve for PublicOnly {
     }
 }
 
-fn is_private(address: IpAddr) -> bool {
+/// Whether an address leads to this machine or to a network of its owner.
+pub(super) fn is_private(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => {
             let [a, b, ..] = address.octets();

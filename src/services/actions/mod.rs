@@ -11,6 +11,7 @@ mod act;
 pub mod calls;
 mod http;
 mod inputs;
+mod mail;
 mod notification;
 
 use async_trait::async_trait;

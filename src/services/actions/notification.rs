@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::http::Request;
+use super::mail::{self, Mail};
 use crate::clock::Timestamp;
 use crate::limits;
 use crate::model::json::python_dumps;
@@ -28,6 +29,18 @@ pub(super) fn webhook(data: &Map<String, Value>, payload: String) -> Result<Requ
         ..Request::default()
     })
 }
+
+/// The mail that carries a notification, where it goes by e-mail: blocks that take any address of the reference's library.
+///
+/// # Errors
+/// What keeps the block from being used.
+pub(super) fn mail(slug: &str, data: &Map<String, Value>) -> Option<Result<Mail, String>> {
+    let address = text(data, "url").filter(|address| !OWN_ADDRESSES.contains(&slug) && mail::is_mail(address))?;
+    Some(Mail::read(address, flag(data, "allow_private_urls", true)))
+}
+
+/// Blocks whose `url` is of one service only.
+const OWN_ADDRESSES: [&str; 2] = ["ms-teams-webhook", "custom-webhook"];
 
 /// The requests that carry a notification, by the slug of the block's type.
 ///
