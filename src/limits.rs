@@ -22,6 +22,15 @@ pub const DATABASE_IDLE_UNASKED: Duration = Duration::from_secs(1);
 /// One statement's time on Postgres, as the reference's `command_timeout`.
 pub const DATABASE_STATEMENT: Duration = Duration::from_secs(10);
 
+/// Time beyond [`DATABASE_STATEMENT`] after which a database that says nothing is taken for gone.
+pub const DATABASE_GRACE: Duration = Duration::from_secs(2);
+
+/// Time in which a connection of the pool has to say that it lives.
+pub const DATABASE_PING: Duration = Duration::from_secs(2);
+
+/// How long connections that come back to the pool are asked whether they live, once one was left without an answer.
+pub const DATABASE_SUSPECT: Duration = Duration::from_mins(1);
+
 /// Wait for one database server to accept a connection before a migration tries the next one.
 pub const DATABASE_CONNECT: Duration = Duration::from_secs(10);
 

@@ -46,6 +46,7 @@ pub mod run_labels;
 pub mod scheduled_runs;
 pub mod saved_searches;
 pub mod schema;
+mod silence;
 pub mod task_deliveries;
 pub mod slots;
 pub mod task_run_records;
@@ -69,12 +70,13 @@ use sea_query::{QueryStatementBuilder, Values};
 use sqlx::pool::{PoolConnection, PoolConnectionMetadata};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, PgPool, Postgres, Sqlite, SqlitePool, Transaction};
+use sqlx::{AssertSqlSafe, ConnectOptions, PgPool, Postgres, Sqlite, SqlitePool, Transaction};
 
 pub use dialect::Dialect;
 pub use error::StoreError;
 pub use outbox::Outgoing;
 pub use row::{Column, Row, Seconds};
+use silence::Silence;
 
 use crate::limits;
 use crate::model::automation::TriggeredAction;
@@ -85,6 +87,7 @@ use crate::telemetry::metrics;
 #[derive(Clone)]
 pub struct Store {
     pool: Pool,
+    silence: Silence,
 }
 
 /// The pool of either driver; for migrations, which speak to the driver directly.
@@ -129,13 +132,19 @@ impl Store {
             .options([("statement_timeout", statement_milliseconds.as_str()), ("timezone", "UTC")])
             .log_slow_statements(log::LevelFilter::Warn, Duration::from_secs(2))
             .log_statements(log::LevelFilter::Trace);
+        let silence = Silence::after(options.statement);
+        let watching = silence.clone();
         let pool = PgPoolOptions::new()
             .max_connections(options.connections)
             .acquire_timeout(options.acquire)
             .test_before_acquire(false)
             .before_acquire(|connection, meta| Box::pin(is_usable(connection, meta)))
+            .after_release(move |connection, _| {
+                let watching = watching.clone();
+                Box::pin(async move { watching.released(connection).await })
+            })
             .connect_lazy_with(connect);
-        Self { pool: Pool::Postgres(pool) }
+        Self { pool: Pool::Postgres(pool), silence }
     }
 
     /// A store on a SQLite file, which is made where missing; connects on first use.
@@ -154,7 +163,7 @@ impl Store {
             .acquire_timeout(limits::SQLITE_BUSY)
             .test_before_acquire(false)
             .connect_lazy_with(connect);
-        Self { pool: Pool::Sqlite(pool) }
+        Self { pool: Pool::Sqlite(pool), silence: Silence::never() }
     }
 
     /// The driver's pool.
@@ -191,7 +200,7 @@ impl Store {
     pub async fn begin(&self, name: &'static str) -> Result<Tx, StoreError> {
         let started = now();
         let connection = match &self.pool {
-            Pool::Postgres(pool) => pool.begin().await.map(Connection::PostgresWrite),
+            Pool::Postgres(pool) => self.silence.bounded(pool.begin()).await.map(Connection::PostgresWrite),
             Pool::Sqlite(pool) => pool.begin_with("BEGIN IMMEDIATE").await.map(Connection::SqliteWrite),
         };
         self.tx(name, started, connection)
@@ -200,7 +209,8 @@ impl Store {
     fn tx(&self, name: &'static str, started: Instant, connection: Result<Connection, sqlx::Error>) -> Result<Tx, StoreError> {
         let dialect = self.dialect();
         let connection = connection.map_err(|error| StoreError::of(error, dialect))?;
-        Ok(Tx { connection, dialect, name, started, emitted: Vec::new(), hints: Vec::new(), after_commit: None })
+        let silence = self.silence.clone();
+        Ok(Tx { connection, dialect, silence, name, started, emitted: Vec::new(), hints: Vec::new(), after_commit: None })
     }
 }
 
@@ -208,7 +218,7 @@ impl Store {
 /// of a read, and what breaks in between breaks as it would in the middle of a statement, to be tried again.
 async fn is_usable(connection: &mut sqlx::PgConnection, meta: PoolConnectionMetadata) -> Result<bool, sqlx::Error> {
     if meta.idle_for >= limits::DATABASE_IDLE_UNASKED {
-        connection.ping().await?;
+        silence::alive(connection).await?;
     }
     Ok(true)
 }
@@ -238,6 +248,7 @@ pub struct Hint {
 pub struct Tx {
     connection: Connection,
     dialect: Dialect,
+    silence: Silence,
     name: &'static str,
     started: Instant,
     emitted: Vec<Outgoing>,
@@ -329,7 +340,7 @@ impl Tx {
         }
         let dialect = self.dialect;
         match self.connection {
-            Connection::PostgresWrite(transaction) => transaction.commit().await,
+            Connection::PostgresWrite(transaction) => self.silence.bounded(transaction.commit()).await,
             Connection::SqliteWrite(transaction) => transaction.commit().await,
             Connection::PostgresRead(_) | Connection::SqliteRead(_) => Ok(()),
         }
@@ -374,11 +385,12 @@ impl Tx {
 
     /// Runs a statement given as text (from `store/sql/`, or the dialect) with its values in order.
     pub async fn execute_sql(&mut self, sql: String, values: Values) -> Result<u64, StoreError> {
-        let dialect = self.dialect;
+        let (dialect, silence) = (self.dialect, self.silence.clone());
         let done = match self.driver() {
             Driver::Postgres(connection) => {
                 let arguments = dialect::postgres_arguments(values).map_err(StoreError::Database)?;
-                sqlx::query_with(AssertSqlSafe(sql), arguments).execute(connection).await.map(|done| done.rows_affected())
+                let done = sqlx::query_with(AssertSqlSafe(sql), arguments).execute(connection);
+                silence.bounded(done).await.map(|done| done.rows_affected())
             }
             Driver::Sqlite(connection) => {
                 let arguments = dialect::sqlite_arguments(values).map_err(StoreError::Database)?;
@@ -390,12 +402,12 @@ impl Tx {
 
     /// Runs a query given as text with its values in order.
     pub async fn fetch_sql(&mut self, sql: String, values: Values) -> Result<Vec<Row>, StoreError> {
-        let dialect = self.dialect;
+        let (dialect, silence) = (self.dialect, self.silence.clone());
         let rows = match self.driver() {
             Driver::Postgres(connection) => {
                 let arguments = dialect::postgres_arguments(values).map_err(StoreError::Database)?;
                 let rows = sqlx::query_with(AssertSqlSafe(sql), arguments).fetch(connection);
-                rows.map_ok(|row| Row(row::Inner::Postgres(row))).try_collect().await
+                silence.bounded(rows.map_ok(|row| Row(row::Inner::Postgres(row))).try_collect()).await
             }
             Driver::Sqlite(connection) => {
                 let arguments = dialect::sqlite_arguments(values).map_err(StoreError::Database)?;

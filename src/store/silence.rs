@@ -1,0 +1,92 @@
+//! A database that is gone without a word: its machine lost power, its network was cut, it stands still. Nothing refuses a
+//! connection then and nothing answers, so whoever waits for an answer would wait until the system gives the connection up,
+//! which takes a quarter of an hour.
+//!
+//! A statement is waited for a little longer than the database itself would let it run. A connection whose statement was
+//! not waited for to its end is asked, before the pool takes it back, whether it still lives, and is closed where it does
+//! not say so at once; otherwise the pool would wait in its turn, with a place taken.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use sqlx::{Connection, PgConnection};
+use tokio::time::timeout;
+
+use crate::limits;
+
+/// Bounds the waits of one store.
+#[derive(Clone, Debug)]
+pub(super) struct Silence {
+    /// For one statement; `None`: this database cannot fall silent, being a file.
+    within: Option<Duration>,
+    begun: Instant,
+    /// Until when connections that come back are asked, in milliseconds since `begun`.
+    suspect_until: Arc<AtomicU64>,
+}
+
+impl Silence {
+    /// Of a database that lets a statement run for `statement`.
+    pub fn after(statement: Duration) -> Self {
+        Self { within: Some(statement + limits::DATABASE_GRACE), ..Self::never() }
+    }
+
+    /// Of a file.
+    #[expect(clippy::disallowed_methods, reason = "measures elapsed time only")]
+    pub fn never() -> Self {
+        Self { within: None, begun: Instant::now(), suspect_until: Arc::default() }
+    }
+
+    /// Waits for an answer, but not for ever.
+    ///
+    /// # Errors
+    /// Those of the answer; [`sqlx::Error::Io`] where none came, with the outcome unknown.
+    pub async fn bounded<T>(&self, answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+        let Some(within) = self.within else { return answer.await };
+        let unanswered = Unanswered(self);
+        let answered = timeout(within, answer).await;
+        if answered.is_ok() {
+            std::mem::forget(unanswered);
+        }
+        answered.unwrap_or_else(|_| Err(unheard(within)))
+    }
+
+    /// Asks a connection that comes back whether it lives, if any was lately left without an answer.
+    ///
+    /// # Errors
+    /// It does not say so at once.
+    pub async fn released(&self, connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+        if self.milliseconds() < self.suspect_until.load(Ordering::Relaxed) {
+            alive(connection).await?;
+        }
+        Ok(true)
+    }
+
+    fn milliseconds(&self) -> u64 {
+        self.begun.elapsed().as_millis() as u64
+    }
+}
+
+/// Asks a connection whether it lives.
+///
+/// # Errors
+/// It does not say so at once.
+pub(super) async fn alive(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let within = limits::DATABASE_PING;
+    timeout(within, connection.ping()).await.unwrap_or_else(|_| Err(unheard(within)))
+}
+
+fn unheard(within: Duration) -> sqlx::Error {
+    sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, format!("the database did not answer within {} s", within.as_secs_f64())))
+}
+
+/// A statement on its way; dropped, it has not been answered, be it that the time was over or that nobody waits any more.
+struct Unanswered<'s>(&'s Silence);
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        let until = self.0.milliseconds() + limits::DATABASE_SUSPECT.as_millis() as u64;
+        self.0.suspect_until.fetch_max(until, Ordering::Relaxed);
+    }
+}
