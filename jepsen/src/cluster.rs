@@ -34,18 +34,43 @@ pub struct Options {
     pub(crate) variables: Vec<(String, String)>,
     of_node: BTreeMap<u64, Vec<(String, String)>>,
     pub(crate) allowed: Vec<String>,
+    postgres: Option<String>,
+    through: Option<u16>,
 }
 
 impl Options {
     /// A group of `nodes` on a database of `kind`.
     pub fn new(nodes: u64, kind: Kind) -> Self {
-        Self { nodes, kind, binary: None, variables: Vec::new(), of_node: BTreeMap::new(), allowed: Vec::new() }
+        Self {
+            nodes,
+            kind,
+            binary: None,
+            variables: Vec::new(),
+            of_node: BTreeMap::new(),
+            allowed: Vec::new(),
+            postgres: None,
+            through: None,
+        }
     }
 
     /// The program to run.
     #[must_use]
     pub fn binary(mut self, path: impl Into<PathBuf>) -> Self {
         self.binary = Some(path.into());
+        self
+    }
+
+    /// The PostgreSQL server to make the database on, in place of the one of all tests.
+    #[must_use]
+    pub fn postgres(mut self, url: impl Into<String>) -> Self {
+        self.postgres = Some(url.into());
+        self
+    }
+
+    /// The port by which nodes reach the PostgreSQL server, such as that of a proxy.
+    #[must_use]
+    pub fn through(mut self, port: u16) -> Self {
+        self.through = Some(port);
         self
     }
 
@@ -68,6 +93,17 @@ impl Options {
     pub fn allow_error(mut self, text: &str) -> Self {
         self.allowed.push(text.to_owned());
         self
+    }
+
+    pub(crate) async fn database(&self, directory: &Path) -> anyhow::Result<Database> {
+        let database = match &self.postgres {
+            Some(url) => Database::on_postgres(url).await?,
+            None => Database::create(self.kind, directory).await?,
+        };
+        Ok(match self.through {
+            Some(port) => database.through(port),
+            None => database,
+        })
     }
 
     /// The program: the one given, or the one that [`BINARY_VARIABLE`] names.
@@ -125,7 +161,7 @@ impl Cluster {
     pub async fn prepare(options: Options) -> anyhow::Result<Self> {
         let binary = options.program()?;
         let directory = tempfile::Builder::new().prefix("praetor-test-").tempdir()?;
-        let database = Database::create(options.kind, directory.path()).await?;
+        let database = options.database(directory.path()).await?;
         let mut nodes = BTreeMap::new();
         for id in 1..=options.nodes {
             nodes.insert(id, Node { http: Port::take()?, peer: Port::take()?, process: None });

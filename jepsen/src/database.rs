@@ -38,21 +38,38 @@ impl Database {
     pub async fn create(kind: Kind, directory: &Path) -> anyhow::Result<Self> {
         match kind {
             Kind::Sqlite => Ok(Self { url: format!("sqlite:///{}", directory.join("prefect.db").display()), server: None }),
-            Kind::Postgres => Self::on_postgres().await,
+            Kind::Postgres => {
+                let Ok(address) = std::env::var(SERVER_VARIABLE) else {
+                    bail!(
+                        "{SERVER_VARIABLE} does not name a PostgreSQL server; run `tests/run`, or set it to \
+                         postgresql://user@host:port/postgres"
+                    )
+                };
+                Self::on_postgres(&address).await
+            }
         }
     }
 
-    async fn on_postgres() -> anyhow::Result<Self> {
-        let Ok(address) = std::env::var(SERVER_VARIABLE) else {
-            bail!("{SERVER_VARIABLE} does not name a PostgreSQL server; run `tests/run`, or set it to postgresql://user@host:port/postgres")
-        };
-        let server: PgConnectOptions = address.parse().with_context(|| format!("{SERVER_VARIABLE} is no address"))?;
+    /// Makes one on the PostgreSQL server at `address`.
+    ///
+    /// # Errors
+    /// It does not answer, or refuses.
+    pub async fn on_postgres(address: &str) -> anyhow::Result<Self> {
+        let server: PgConnectOptions = address.parse().with_context(|| format!("{address} is no address of a PostgreSQL server"))?;
         let name = format!("praetor_test_{:016x}", rand::random::<u64>());
-        let mut connection = server.connect().await.with_context(|| format!("the server of {SERVER_VARIABLE} does not answer"))?;
+        let mut connection = server.connect().await.with_context(|| format!("the PostgreSQL server {address} does not answer"))?;
         connection.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await?;
         connection.close().await?;
-        let url = server.clone().database(&name).to_url_lossy().to_string();
-        Ok(Self { url: url.replacen("postgres://", "postgresql://", 1), server: Some((server, name)) })
+        Ok(Self { url: url_of(&server, &name), server: Some((server, name)) })
+    }
+
+    /// The same, where nodes reach the server by another port; looks go straight to it.
+    #[must_use]
+    pub fn through(mut self, port: u16) -> Self {
+        if let Some((server, name)) = &self.server {
+            self.url = url_of(&server.clone().port(port), name);
+        }
+        self
     }
 
     /// The address, as a node takes it.
@@ -81,6 +98,11 @@ impl Database {
         let (server, name) = self.server.as_ref().context("this database is a file")?;
         Ok(server.clone().database(name).connect().await?)
     }
+}
+
+fn url_of(server: &PgConnectOptions, database: &str) -> String {
+    let url = server.clone().database(database).to_url_lossy().to_string();
+    url.replacen("postgres://", "postgresql://", 1)
 }
 
 /// A connection that reads.

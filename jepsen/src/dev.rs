@@ -49,7 +49,7 @@ impl Dev {
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         let binary = options.program()?;
         let directory = tempfile::Builder::new().prefix("praetor-dev-").tempdir()?;
-        let database = Database::create(options.kind, directory.path()).await?;
+        let database = options.database(directory.path()).await?;
         let door = Port::take()?;
         let log = File::create(log_path(directory.path()))?;
         let mut command = Command::new(&binary);

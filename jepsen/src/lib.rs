@@ -8,6 +8,8 @@ pub mod dev;
 pub mod history;
 pub mod nemesis;
 pub mod ports;
+pub mod postgres;
+pub mod proxy;
 pub mod verdict;
 pub mod wait;
 pub mod workload;

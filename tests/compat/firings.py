@@ -10,6 +10,11 @@ Exit status 0 where there is no difference.
 The Python server evaluates two events at a time (the memory broker's consumers), so that the order in which events meet
 a trigger is not quite that of the stream; `--one-at-a-time DIR` writes a `sitecustomize.py` there which, put on the
 server's PYTHONPATH, has it evaluate one after another. Only then is an exact comparison meaningful.
+
+Both servers also delete buckets whose span ended a minute ago, with what was counted in them, every five seconds of the
+clock. Which events come before such a sweep and which after is different in each run, of the same server too. So give
+both PREFECT_SERVER_EVENTS_EXPIRED_BUCKET_BUFFER=P10D, and nothing is swept while they are compared. Both need empty
+databases: automations of an earlier run would fire too.
 """
 
 import argparse
@@ -44,7 +49,7 @@ def call(base, method, path, body=None):
     request = urllib.request.Request(base + path, data=data, method=method, headers={"content-type": "application/json"})
     for attempt in range(8):
         try:
-            with urllib.request.urlopen(request, timeout=60) as response:
+            with urllib.request.urlopen(request, timeout=900) as response:
                 text = response.read()
                 return json.loads(text) if text else None
         except urllib.error.HTTPError as error:
