@@ -200,7 +200,7 @@ impl Store {
     pub async fn begin(&self, name: &'static str) -> Result<Tx, StoreError> {
         let started = now();
         let connection = match &self.pool {
-            Pool::Postgres(pool) => self.silence.bounded(pool.begin()).await.map(Connection::PostgresWrite),
+            Pool::Postgres(pool) => self.silence.bounded(Box::pin(pool.begin())).await.map(Connection::PostgresWrite),
             Pool::Sqlite(pool) => pool.begin_with("BEGIN IMMEDIATE").await.map(Connection::SqliteWrite),
         };
         self.tx(name, started, connection)
@@ -340,7 +340,7 @@ impl Tx {
         }
         let dialect = self.dialect;
         match self.connection {
-            Connection::PostgresWrite(transaction) => self.silence.bounded(transaction.commit()).await,
+            Connection::PostgresWrite(transaction) => self.silence.bounded(Box::pin(transaction.commit())).await,
             Connection::SqliteWrite(transaction) => transaction.commit().await,
             Connection::PostgresRead(_) | Connection::SqliteRead(_) => Ok(()),
         }
@@ -390,7 +390,7 @@ impl Tx {
             Driver::Postgres(connection) => {
                 let arguments = dialect::postgres_arguments(values).map_err(StoreError::Database)?;
                 let done = sqlx::query_with(AssertSqlSafe(sql), arguments).execute(connection);
-                silence.bounded(done).await.map(|done| done.rows_affected())
+                silence.bounded(Box::pin(done)).await.map(|done| done.rows_affected())
             }
             Driver::Sqlite(connection) => {
                 let arguments = dialect::sqlite_arguments(values).map_err(StoreError::Database)?;
@@ -407,7 +407,7 @@ impl Tx {
             Driver::Postgres(connection) => {
                 let arguments = dialect::postgres_arguments(values).map_err(StoreError::Database)?;
                 let rows = sqlx::query_with(AssertSqlSafe(sql), arguments).fetch(connection);
-                silence.bounded(rows.map_ok(|row| Row(row::Inner::Postgres(row))).try_collect()).await
+                silence.bounded(Box::pin(rows.map_ok(|row| Row(row::Inner::Postgres(row))).try_collect())).await
             }
             Driver::Sqlite(connection) => {
                 let arguments = dialect::sqlite_arguments(values).map_err(StoreError::Database)?;

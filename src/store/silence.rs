@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
 use sqlx::{Connection, PgConnection};
 use tokio::time::timeout;
 
@@ -38,11 +39,11 @@ impl Silence {
         Self { within: None, begun: Instant::now(), suspect_until: Arc::default() }
     }
 
-    /// Waits for an answer, but not for ever.
+    /// Waits for an answer, but not for ever. In a box, which every caller up to the handlers would have to carry otherwise.
     ///
     /// # Errors
     /// Those of the answer; [`sqlx::Error::Io`] where none came, with the outcome unknown.
-    pub async fn bounded<T>(&self, answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    pub async fn bounded<T>(&self, answer: BoxFuture<'_, Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
         let Some(within) = self.within else { return answer.await };
         let unanswered = Unanswered(self);
         let answered = timeout(within, answer).await;

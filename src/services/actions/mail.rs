@@ -126,6 +126,7 @@ impl Mail {
         let secure = url.scheme() == "mailtos";
         let asked = query("mode").map(|word| Mode::of(&word)).transpose()?;
         let mut mode = asked.unwrap_or(if secure { Mode::StartTls } else { Mode::Insecure });
+        let mut port = mode.port();
         let mut server = query("smtp").unwrap_or_default();
 
         if server.is_empty() {
@@ -134,6 +135,8 @@ impl Mail {
             let known = PROVIDERS.iter().find(|(domains, ..)| domains.contains(&domain.to_lowercase().as_str()));
             if let Some((_, at, how, login)) = known {
                 (*at).clone_into(&mut server);
+                // As in the reference, the provider's port goes with another mode too.
+                port = how.port();
                 mode = asked.unwrap_or(*how);
                 host.clone_from(&domain);
                 user = match (login, user, local) {
@@ -175,7 +178,7 @@ impl Mail {
         let header = |(key, value): &(String, String)| Some((key.strip_prefix([' ', '+'])?.to_owned(), value.clone()));
         Ok(Self {
             server: if server.is_empty() { host } else { server },
-            port: url.port().unwrap_or_else(|| mode.port()),
+            port: url.port().unwrap_or(port),
             mode,
             verify: query("verify")
                 .is_none_or(|word| !["no", "false", "0", "off", "never", "deny"].contains(&word.to_lowercase().as_str())),
@@ -251,7 +254,7 @@ impl Mail {
         let mut errors = Vec::new();
         for message in messages {
             // One that failed is in an unknown state.
-            match within(settings.timeout, self.deliver(connection.take(), settings, &message)).await {
+            match within(settings.timeout, Box::pin(self.deliver(connection.take(), settings, &message))).await {
                 Ok(open) => connection = Some(open),
                 Err(error) => errors.push(error),
             }

@@ -1,5 +1,7 @@
 //! What addresses mean, and what a server of SMTP is told.
 
+#![expect(clippy::disallowed_methods, reason = "the server of a test is no task of a node")]
+
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -82,6 +84,11 @@ fn addresses_are_read_as_the_reference_reads_them() {
     );
     assert_eq!(mail.from.to_string(), "Me <me@x.org>");
     assert_eq!(mail.headers, [("X-Team".to_owned(), "blue".to_owned())]);
+
+    let mail = read("mailtos://u:p@zoho.com?mode=ssl");
+    assert_eq!((mail.server.as_str(), mail.port, mail.mode), ("smtp.zoho.com", 587, Mode::Tls));
+    let mail = read("mailtos://?to=b@x.com&user=ann@gmail.com&pass=x");
+    assert_eq!((mail.server.as_str(), mail.login), ("smtp.gmail.com", Some(("ann@gmail.com".to_owned(), "x".to_owned()))));
 
     let mail = read("mailto://localhost?to=a@x.com");
     assert_eq!((mail.server.as_str(), mail.port, mail.mode, mail.login.is_none()), ("localhost", 25, Mode::Insecure, true));
