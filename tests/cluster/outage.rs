@@ -66,7 +66,7 @@ async fn stream(api: String, nodes: u64, progress: Arc<Progress>) -> Told {
     let mut socket = EventsIn::connect(&api).await.expect("connects");
     let mut told = Told { sent: Vec::new(), longest: Duration::ZERO };
     let mut bursts = tokio::time::interval(BURST);
-    let burst = (PER_SECOND as u128 * BURST.as_millis()).div_ceil(1000 * u128::from(nodes)) as u64;
+    let burst = (PER_SECOND * BURST.as_millis() as u64).div_ceil(1000 * nodes);
     let mut stopping = false;
     while !stopping {
         stopping = progress.stop.load(Ordering::Relaxed);

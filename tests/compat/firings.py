@@ -14,7 +14,8 @@ server's PYTHONPATH, has it evaluate one after another. Only then is an exact co
 Both servers also delete buckets whose span ended a minute ago, with what was counted in them, every five seconds of the
 clock. Which events come before such a sweep and which after is different in each run, of the same server too. So give
 both PREFECT_SERVER_EVENTS_EXPIRED_BUCKET_BUFFER=P10D, and nothing is swept while they are compared. Both need empty
-databases: automations of an earlier run would fire too.
+databases: automations of an earlier run would fire too. And the Python server drops events, silently for who sent them,
+once 10,000 of them wait: `--pause` gives it time.
 """
 
 import argparse
