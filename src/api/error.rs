@@ -120,6 +120,10 @@ impl IntoResponse for ApiError {
                 tracing::info!(error = %chain(error), "a request violated a constraint");
                 (StatusCode::CONFLICT, json!({"detail": INTEGRITY}))
             }
+            Self::Store(error @ StoreError::NullCharacter(_)) => {
+                tracing::info!(error = %chain(error), "a request holds a null character");
+                (StatusCode::UNPROCESSABLE_ENTITY, json!({"detail": "Texts must not contain the null character."}))
+            }
             Self::Store(error) if error.is_retryable() => {
                 tracing::debug!(error = %chain(error), "the database did not serve a request");
                 (StatusCode::SERVICE_UNAVAILABLE, json!({"exception_message": "Service Unavailable"}))

@@ -1,6 +1,7 @@
 //! `/events`
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::{OriginalUri, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::routing::{get, post};
@@ -10,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
 use crate::api::error::{ApiError, Issue};
-use crate::api::extract::{Embedded, Json, Path, Query, from_value};
+use crate::api::extract::{Embedded, Json, Path, Query, path_and_embedded};
 use crate::api::pydantic;
 use crate::app::{self, App};
 use crate::bus::{BusError, Topic};
@@ -192,12 +193,9 @@ struct CountBody {
 const COUNT_LINES: u64 = 10_000;
 
 /// Count events by span of time, name or resource.
-async fn count_by(
-    State(app): State<App>,
-    Path(countable): Path<String>,
-    Embedded(body): Embedded<CountBody>,
-) -> Result<Json<Vec<EventCount>>, ApiError> {
-    let countable = from_value(json!({"countable": countable}), "path").map(|path: CountPath| path.countable)?;
+async fn count_by(State(app): State<App>, Path(countable): Path<String>, body: Bytes) -> Result<Json<Vec<EventCount>>, ApiError> {
+    let path = json!({"countable": countable});
+    let (CountPath { countable }, body): (_, CountBody) = path_and_embedded(&app, &path, &body)?;
     let interval = body.time_interval.unwrap_or(1.0);
     if interval < INTERVAL_MIN {
         let message = format!("Input should be greater than or equal to {INTERVAL_MIN}");

@@ -55,16 +55,37 @@ impl<T: DeserializeOwned> FromRequest<App> for Embedded<T> {
 
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
         let body = parse_json(&read_body(request, app).await?)?;
-        let mut members = body.clone();
-        match &mut members {
-            Value::Object(members) => members.retain(|_, member| !member.is_null()),
-            Value::Null => members = json!({}),
-            _ => {}
+        embedded(bounds(app), &body).map(Self).map_err(|issues| ApiError::Invalid { issues, body })
+    }
+}
+
+fn embedded<T: DeserializeOwned>(bounds: Bounds, body: &Value) -> Result<T, Vec<Issue>> {
+    let mut members = body.clone();
+    match &mut members {
+        Value::Object(members) => members.retain(|_, member| !member.is_null()),
+        Value::Null => members = json!({}),
+        _ => {}
+    }
+    pydantic::read_within(bounds, &members, "body").map_err(|mut issues| {
+        without_input(&mut issues, 2);
+        issues
+    })
+}
+
+/// Reads parameters of the path, which are part of the route all the same, together with an [`Embedded`] body: findings of
+/// both are told at once.
+///
+/// # Errors
+/// [`ApiError::Invalid`].
+pub fn path_and_embedded<P: DeserializeOwned, T: DeserializeOwned>(app: &App, path: &Value, bytes: &[u8]) -> Result<(P, T), ApiError> {
+    let body = parse_json(bytes)?;
+    match (pydantic::read(path, "path"), embedded(bounds(app), &body)) {
+        (Ok(path), Ok(read)) => Ok((path, read)),
+        (Ok(_), Err(issues)) | (Err(issues), Ok(_)) => Err(ApiError::Invalid { issues, body }),
+        (Err(mut issues), Err(more)) => {
+            issues.extend(more);
+            Err(ApiError::Invalid { issues, body })
         }
-        pydantic::read_within(bounds(app), &members, "body").map(Self).map_err(|mut issues| {
-            without_input(&mut issues, 2);
-            ApiError::Invalid { issues, body }
-        })
     }
 }
 

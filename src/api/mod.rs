@@ -61,6 +61,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::SizeAbove;
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
+use uuid::Uuid;
 
 pub use error::ApiError;
 pub use ui_files::UiFiles;
@@ -201,12 +202,19 @@ fn find(method: &Method, path: &str) -> Known {
     found
 }
 
+/// Whether a path is of a template. An `{id}` is a UUID or no match, as the reference's routes have it: so
+/// `GET /flows/filter` is a wrong method, and no flow.
 fn matches(template: &str, path: &str) -> bool {
+    let fits = |wanted: &str, given: &str| match wanted {
+        "{id}" => Uuid::parse_str(given).is_ok(),
+        name if name.starts_with('{') => !given.is_empty(),
+        text => text == given,
+    };
     let (mut wanted, mut given) = (template.split('/'), path.split('/'));
     loop {
         match (wanted.next(), given.next()) {
             (None, None) => return true,
-            (Some(wanted), Some(given)) if wanted == given || (wanted.starts_with('{') && !given.is_empty()) => {}
+            (Some(wanted), Some(given)) if fits(wanted, given) => {}
             _ => return false,
         }
     }
@@ -223,10 +231,20 @@ mod tests {
     }
 
     #[test]
+    fn a_word_is_no_id() {
+        assert!(matches!(find(&Method::GET, "/flows/filter"), Known::OtherMethod("POST")));
+        assert!(matches!(find(&Method::PATCH, "/flows/filter"), Known::OtherMethod("POST")));
+        assert!(matches!(find(&Method::PUT, "/variables/count"), Known::OtherMethod("POST")));
+        assert!(matches!(find(&Method::GET, "/flows/nothing"), Known::No));
+    }
+
+    #[test]
     fn templates_match_whole_segments() {
-        assert!(matches("/flows/{id}", "/flows/1"));
+        let id = "6c1e5a52-6c3f-4d2b-8a52-2f5e3a3d6a11";
+        assert!(matches("/flows/{id}", &format!("/flows/{id}")));
+        assert!(matches("/work_pools/{name}", "/work_pools/1"));
         assert!(!matches("/flows/{id}", "/flows/"));
-        assert!(!matches("/flows/{id}", "/flows/1/2"));
+        assert!(!matches("/flows/{id}", &format!("/flows/{id}/2")));
         assert!(matches("/flows/", "/flows/"));
     }
 }

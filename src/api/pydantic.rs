@@ -24,7 +24,7 @@ const PASSES: usize = 100;
 const STAND_INS: [&str; 4] = ["00000000-0000-0000-0000-000000000000", "2020-01-01T00:00:00Z", "a", "1"];
 
 /// Enumerations that are literals of the reference: it names the finding otherwise.
-const LITERALS: [&str; 1] = ["Mode"];
+const LITERALS: [&str; 2] = ["Mode", "RetryType"];
 
 /// What settings say of values, wherever they are.
 #[derive(Debug, Clone, Copy)]

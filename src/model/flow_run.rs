@@ -237,6 +237,7 @@ pub struct FlowRunUpdate {
     pub flow_version: Patch<String>,
     #[serde(deserialize_with = "patched_parameters")]
     pub parameters: Patch<Map<String, Value>>,
+    #[serde(deserialize_with = "policy::patch_of_body")]
     pub empirical_policy: Patch<FlowRunPolicy>,
     pub tags: Patch<Vec<String>>,
     pub infrastructure_pid: Patch<String>,

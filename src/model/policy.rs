@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Number, Value};
 
+use crate::model::Patch;
 use crate::model::json::{self, Complaint, invalid};
 
 /// Retry delays of one task at most.
@@ -93,6 +94,13 @@ pub fn of_body<'de, D: Deserializer<'de>>(deserializer: D) -> Result<FlowRunPoli
         return Err(json::invalid_at(&[Complaint::new(vec!["retry_delay".into()], "int_from_float", message)]));
     }
     Ok(input.into())
+}
+
+/// [`of_body`], for an update.
+pub fn patch_of_body<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Patch<FlowRunPolicy>, D::Error> {
+    #[derive(Deserialize)]
+    struct OfBody(#[serde(deserialize_with = "of_body")] FlowRunPolicy);
+    Ok(Option::<OfBody>::deserialize(deserializer)?.map_or(Patch::Null, |policy| Patch::Value(policy.0)))
 }
 
 impl From<FlowRunPolicyInput> for FlowRunPolicy {

@@ -441,6 +441,11 @@ impl Dialect {
         }
     }
 
+    pub(crate) fn is_null_character(self, error: &dyn DatabaseError) -> bool {
+        // In a text, and escaped in JSON. Ours are always UTF-8 otherwise. SQLite takes it.
+        self == Self::Postgres && matches!(error.code().as_deref(), Some("22021" | "22P05"))
+    }
+
     pub(crate) fn is_retryable(self, error: &dyn DatabaseError) -> bool {
         let code = error.code();
         let code = code.as_deref().unwrap_or_default();

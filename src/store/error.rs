@@ -23,6 +23,9 @@ pub enum StoreError {
         #[source]
         source: sqlx::Error,
     },
+    /// A text holds the null character, which no text of Postgres can.
+    #[error("a text with a null character cannot be stored, nor looked for")]
+    NullCharacter(#[source] sqlx::Error),
     /// Deadlock, serialization failure, busy database, lost connection, exhausted pool: the same may succeed later.
     #[error("the database did not serve the request now")]
     Retryable(#[source] sqlx::Error),
@@ -60,6 +63,8 @@ impl StoreError {
                     || dialect.is_not_null_violation(database.as_ref())
                 {
                     Self::Integrity { constraint: constraint(), source: error }
+                } else if dialect.is_null_character(database.as_ref()) {
+                    Self::NullCharacter(error)
                 } else if dialect.is_retryable(database.as_ref()) {
                     Self::Retryable(error)
                 } else {

@@ -173,8 +173,9 @@ pub async fn update(
     if let Some(description) = update.description.clone().into_option() {
         statement.value(t::WorkPool::Description, description);
     }
-    if let Some(is_paused) = update.is_paused.as_value() {
-        statement.value(t::WorkPool::IsPaused, *is_paused);
+    // This column, and that of the storage, take no null: the answer is the reference's conflict.
+    if let Some(is_paused) = update.is_paused.clone().into_option() {
+        statement.value(t::WorkPool::IsPaused, is_paused);
     }
     if let Some(template) = update.base_job_template.as_value() {
         statement.value(t::WorkPool::BaseJobTemplate, Value::Object(template.clone()));
@@ -182,7 +183,6 @@ pub async fn update(
     if let Some(limit) = update.concurrency_limit.clone().into_option() {
         statement.value(t::WorkPool::ConcurrencyLimit, limit);
     }
-    // The column does not take null, and the answer is the reference's conflict.
     if let Some(storage) = update.storage_configuration.clone().into_option() {
         statement.value(t::WorkPool::StorageConfiguration, storage.map(|storage| serde_json::json!(storage)));
     }

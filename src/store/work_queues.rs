@@ -228,8 +228,9 @@ pub async fn update(
     if let Some(limit) = update.concurrency_limit.clone().into_option() {
         statement.value(t::WorkQueue::ConcurrencyLimit, limit);
     }
-    if let Some(priority) = update.priority.as_value() {
-        statement.value(t::WorkQueue::Priority, *priority);
+    // The column takes no null, and the answer is the reference's conflict.
+    if let Some(priority) = update.priority.clone().into_option() {
+        statement.value(t::WorkQueue::Priority, priority);
     }
     if let Some(last_polled) = update.last_polled.clone().into_option() {
         statement.value(t::WorkQueue::LastPolled, last_polled);

@@ -89,6 +89,20 @@ async fn parameters_of_runs_and_deployments_are_as_large_as_the_setting_allows()
     }
 }
 
+#[tokio::test]
+async fn a_null_character_is_the_callers_mistake_on_postgres() {
+    let cluster = one_node(Kind::Postgres).await;
+    let http = cluster.http(1);
+    let named = http.post("/flows/", &json!({"name": "f\u{0}"})).await.expect("it answers");
+    let found = http.post("/flows/filter", &json!({"flows": {"name": {"any_": ["f\u{0}"]}}})).await.expect("it answers");
+    let counted = http.post("/work_pools/count", &json!({"work_pools": {"type": {"any_": ["\u{0}"]}}})).await.expect("it answers");
+    for (status, answer) in [named, found, counted] {
+        assert_eq!(status, 422, "{answer}");
+    }
+    let (status, count) = http.post("/flows/count", &json!({})).await.expect("it answers");
+    assert_eq!((status, count), (200, json!(0)), "something was written");
+}
+
 fn event(id: Uuid) -> Value {
     json!({
         "occurred": "2026-01-02T03:04:05Z", "event": "test.happened", "id": id,

@@ -192,6 +192,7 @@ async fn make(
         ("prefect.flow.id".to_owned(), json!(deployment.flow_id)),
         ("prefect.deployment.id".to_owned(), json!(deployment.id)),
     ]);
+    let idempotency_key = given.idempotency_key.filter(|key| !key.is_empty());
     let run = FlowRun {
         name: given.name,
         deployment_id: Some(deployment.id),
@@ -199,14 +200,15 @@ async fn make(
         work_queue_id: queue_id,
         work_queue_name: queue_name,
         parameters,
-        idempotency_key: given.idempotency_key.filter(|key| !key.is_empty()),
         context: given.context,
         empirical_policy: given.empirical_policy,
         tags,
         labels: Some(merge([deployment.labels.clone().unwrap_or_default(), system, given.labels])),
         parent_task_run_id: given.parent_task_run_id,
         infrastructure_document_id: given.infrastructure_document_id.or(deployment.infrastructure_document_id),
-        job_variables: given.job_variables,
+        // The reference keeps null only where the run has an idempotency key.
+        job_variables: if idempotency_key.is_some() { given.job_variables } else { Some(given.job_variables.unwrap_or_default()) },
+        idempotency_key,
         created_by,
         ..FlowRun::new(deployment.flow_id, now)
     };
