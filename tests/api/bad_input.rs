@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::harness::{Cluster, EventsIn, Kind, Options, eventually, one_node, start};
+use crate::harness::{Cluster, EventsIn, Kind, Options, eventually, node_that_keeps_events, one_node, start};
 
 async fn refused(cluster: &Cluster, path: &str, body: &str) -> (u16, Value) {
     let response = reqwest::Client::new()
@@ -112,7 +112,7 @@ fn event(id: Uuid) -> Value {
 
 #[tokio::test]
 async fn a_malformed_event_closes_its_socket_and_loses_no_other() {
-    let cluster = one_node(Kind::Sqlite).await;
+    let cluster = node_that_keeps_events(Kind::Sqlite).await;
     let (before, other) = (Uuid::new_v4(), Uuid::new_v4());
     let mut bad = EventsIn::connect(&cluster.api(1)).await.expect("connects");
     let mut good = EventsIn::connect(&cluster.api(1)).await.expect("connects");

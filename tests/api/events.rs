@@ -5,12 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::harness::{Cluster, Kind, Options, eventually, start};
-
-/// The events here are older than those that are kept.
-async fn node_that_keeps_events(kind: Kind) -> Cluster {
-    start(Options::new(1, kind).variable("PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED", "false")).await
-}
+use crate::harness::{Cluster, Kind, eventually, node_that_keeps_events};
 
 /// Publishes events and waits until all can be read.
 async fn publish(cluster: &Cluster, events: &[Value]) {

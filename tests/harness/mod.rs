@@ -20,6 +20,11 @@ pub async fn one_node(kind: Kind) -> Cluster {
     start(Options::new(1, kind)).await
 }
 
+/// Starts one node which keeps events however old they are.
+pub async fn node_that_keeps_events(kind: Kind) -> Cluster {
+    start(Options::new(1, kind).variable("PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED", "false")).await
+}
+
 /// Starts three nodes on a Postgres database of their own.
 pub async fn three_nodes() -> Cluster {
     start(Options::new(3, Kind::Postgres)).await
