@@ -2,29 +2,31 @@
 
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::get;
+use axum::response::NoContent;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::api::error::ApiError;
 use crate::api::extract::Json;
+use crate::api::openapi::{Routes, get};
 use crate::app::App;
 use crate::config::{LoopSettings, Secret, Settings};
 use crate::id::BlockDocumentId;
 use crate::store::{block_documents, block_schemas, storage_defaults as store};
 
 /// The routes of this file.
-pub fn router() -> Router<App> {
-    Router::new()
+pub fn router() -> Routes {
+    Routes::tagged("Admin")
         .route("/admin/settings", get(settings))
         .route("/admin/storage", get(read_storage).put(update_storage).delete(clear_storage))
 }
 
 /// The default storage of results.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "ServerDefaultResultStorage")]
 struct Storage {
     default_result_storage_block_id: Option<BlockDocumentId>,
 }
@@ -35,7 +37,8 @@ async fn read_storage(State(app): State<App>) -> Result<Json<Storage>, ApiError>
     Ok(Json(Storage { default_result_storage_block_id: id }))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(rename = "ServerDefaultResultStorageUpdate")]
 struct StorageUpdate {
     default_result_storage_block_id: BlockDocumentId,
 }
@@ -57,11 +60,11 @@ async fn update_storage(State(app): State<App>, Json(body): Json<StorageUpdate>)
 }
 
 /// Set no default storage of results.
-async fn clear_storage(State(app): State<App>) -> Result<StatusCode, ApiError> {
+async fn clear_storage(State(app): State<App>) -> Result<NoContent, ApiError> {
     let mut tx = app.begin("admin.clear_storage").await?;
     store::clear(&mut tx).await?;
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// The settings under the reference's names, as far as there are such settings here. Secrets are stars.

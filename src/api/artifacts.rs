@@ -1,13 +1,14 @@
 //! `/artifacts`
 
-use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::routing::{get, post};
+use axum::response::NoContent;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::api::answer::Created;
 use crate::api::error::ApiError;
 use crate::api::extract::{Embedded, Json, Path};
+use crate::api::openapi::{Routes, get, post};
 use crate::api::page;
 use crate::app::App;
 use crate::events::lifecycle::{self, Action};
@@ -22,15 +23,15 @@ use crate::model::filter::task_run::TaskRunFilter;
 use crate::store::artifacts as store;
 
 /// The routes of this file.
-pub fn router() -> Router<App> {
-    Router::new()
+pub fn router() -> Routes {
+    Routes::tagged("Artifacts")
         .route("/artifacts/", post(create))
         .route("/artifacts/filter", post(filter))
         .route("/artifacts/count", post(count))
         .route("/artifacts/latest/filter", post(filter_latest))
         .route("/artifacts/latest/count", post(count_latest))
         .route("/artifacts/{id}", get(read).patch(update).delete(delete))
-        .route("/artifacts/{id}/latest", get(read_latest))
+        .route("/artifacts/{key}/latest", get(read_latest))
 }
 
 fn missing() -> ApiError {
@@ -38,7 +39,7 @@ fn missing() -> ApiError {
 }
 
 /// Create an artifact; with a key it becomes the newest of its key.
-async fn create(State(app): State<App>, Json(body): Json<ArtifactCreate>) -> Result<(StatusCode, Json<Artifact>), ApiError> {
+async fn create(State(app): State<App>, Json(body): Json<ArtifactCreate>) -> Result<Created<Artifact>, ApiError> {
     let (id, now) = (ArtifactId::fresh(), app.now());
     let mut tx = app.begin("artifacts.create").await?;
     let created = store::insert(&mut tx, id, now, &body).await?;
@@ -48,7 +49,7 @@ async fn create(State(app): State<App>, Json(body): Json<ArtifactCreate>) -> Res
         tx.emit(lifecycle::artifact_collection(action, &collection, now));
     }
     tx.commit().await?;
-    Ok((StatusCode::CREATED, Json(created)))
+    Ok(Created(created))
 }
 
 /// Read an artifact.
@@ -64,16 +65,31 @@ async fn read_latest(State(app): State<App>, Path(key): Path<String>) -> Result<
     Ok(Json(Artifact { id, created, updated, key: Some(key), r#type, description, data, metadata_, flow_run_id, task_run_id }))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 struct FilterBody<F> {
     #[serde(default)]
     sort: ArtifactSort,
     #[serde(default)]
     limit: Option<i64>,
-    #[serde(default)]
-    #[serde(deserialize_with = "crate::model::bounds::non_negative")]
+    #[serde(default, deserialize_with = "crate::model::bounds::non_negative")]
     offset: Option<i64>,
     #[serde(default = "Option::default")]
+    #[schemars(default)]
+    artifacts: Option<F>,
+    #[serde(default)]
+    flow_runs: Option<FlowRunFilter>,
+    #[serde(default)]
+    task_runs: Option<TaskRunFilter>,
+    #[serde(default)]
+    flows: Option<FlowFilter>,
+    #[serde(default)]
+    deployments: Option<DeploymentFilter>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+struct CountBody<F> {
+    #[serde(default = "Option::default")]
+    #[schemars(default)]
     artifacts: Option<F>,
     #[serde(default)]
     flow_runs: Option<FlowRunFilter>,
@@ -92,6 +108,13 @@ impl<F> FilterBody<F> {
 
     fn into_filters(self) -> (Option<F>, Filters) {
         let Self { artifacts, flow_runs, task_runs, flows, deployments, .. } = self;
+        CountBody { artifacts, flow_runs, task_runs, flows, deployments }.into_filters()
+    }
+}
+
+impl<F> CountBody<F> {
+    fn into_filters(self) -> (Option<F>, Filters) {
+        let Self { artifacts, flow_runs, task_runs, flows, deployments } = self;
         (artifacts, Filters { flows, flow_runs, task_runs, deployments, ..Filters::default() })
     }
 }
@@ -116,7 +139,7 @@ async fn filter_latest(
 }
 
 /// Count artifacts.
-async fn count(State(app): State<App>, Embedded(body): Embedded<FilterBody<ArtifactFilter>>) -> Result<Json<i64>, ApiError> {
+async fn count(State(app): State<App>, Embedded(body): Embedded<CountBody<ArtifactFilter>>) -> Result<Json<i64>, ApiError> {
     let (artifacts, filters) = body.into_filters();
     Ok(Json(store::count(&mut app.read("artifacts.count").await?, artifacts.as_ref(), &filters).await?))
 }
@@ -124,24 +147,24 @@ async fn count(State(app): State<App>, Embedded(body): Embedded<FilterBody<Artif
 /// Count the keys of artifacts.
 async fn count_latest(
     State(app): State<App>,
-    Embedded(body): Embedded<FilterBody<ArtifactCollectionFilter>>,
+    Embedded(body): Embedded<CountBody<ArtifactCollectionFilter>>,
 ) -> Result<Json<i64>, ApiError> {
     let (artifacts, filters) = body.into_filters();
     Ok(Json(store::count_collections(&mut app.read("artifacts.count_latest").await?, artifacts.as_ref(), &filters).await?))
 }
 
 /// Change an artifact.
-async fn update(State(app): State<App>, Path(id): Path<ArtifactId>, Json(body): Json<ArtifactUpdate>) -> Result<StatusCode, ApiError> {
+async fn update(State(app): State<App>, Path(id): Path<ArtifactId>, Json(body): Json<ArtifactUpdate>) -> Result<NoContent, ApiError> {
     let mut tx = app.begin("artifacts.update").await?;
     if !store::update(&mut tx, id, app.now(), &body).await? {
         return Err(missing());
     }
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// Delete an artifact; where it was the newest of its key the next older takes its place.
-async fn delete(State(app): State<App>, Path(id): Path<ArtifactId>) -> Result<StatusCode, ApiError> {
+async fn delete(State(app): State<App>, Path(id): Path<ArtifactId>) -> Result<NoContent, ApiError> {
     let now = app.now();
     let mut tx = app.begin("artifacts.delete").await?;
     let artifact = store::read(&mut tx, id).await?.ok_or_else(missing)?;
@@ -166,5 +189,5 @@ async fn delete(State(app): State<App>, Path(id): Path<ArtifactId>) -> Result<St
     }
     store::delete(&mut tx, id).await?;
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }

@@ -1,29 +1,32 @@
 //! `/automations`
 
-use axum::Router;
-use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{delete, get, post};
+use axum::response::NoContent;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::api::answer::{Accepted, Created};
 use crate::api::error::{ApiError, Issue};
-use crate::api::extract::{Embedded, Json, Path, parse_body};
+use crate::api::extract::{Embedded, Json, Path, Shaped};
+use crate::api::openapi::{Routes, delete, get, post};
 use crate::api::{job_variables, page};
 use crate::app::App;
 use crate::automations::ABOVE;
 use crate::events::lifecycle::{self, Action as Happened};
 use crate::id::{AutomationId, DeploymentId};
 use crate::limits;
-use crate::model::automation::{Action, Automation, AutomationCore, AutomationSort, check};
+use crate::model::automation::{
+    Action, Automation, AutomationCore, AutomationCreate, AutomationPartialUpdate, AutomationSort, AutomationUpdate, check,
+};
 use crate::model::filter::automation::AutomationFilter;
 use crate::store::automations as store;
 use crate::store::{Tx, deployments};
 
 /// The routes of this file.
-pub fn router() -> Router<App> {
-    Router::new()
+pub fn router() -> Routes {
+    Routes::tagged("Automations")
         .route("/automations/", post(create))
         .route("/automations/filter", post(filter))
         .route("/automations/count", post(count))
@@ -40,17 +43,11 @@ fn invalid(issues: Vec<Issue>, body: Value) -> ApiError {
     ApiError::Invalid { issues, body }
 }
 
-/// The JSON of a body that has to be there.
-fn json_of(body: &Bytes) -> Result<Value, ApiError> {
-    if body.is_empty() {
-        return Err(ApiError::invalid("missing", &["body"], "Field required", Value::Null));
-    }
-    parse_body(body)
-}
-
 /// Create an automation.
-async fn create(State(app): State<App>, body: Bytes) -> Result<(StatusCode, Json<Automation>), ApiError> {
-    let mut body = json_of(&body)?;
+async fn create(
+    State(app): State<App>,
+    Json(Shaped { value: mut body, .. }): Json<Shaped<AutomationCreate>>,
+) -> Result<Created<Automation>, ApiError> {
     let create = check::create(&mut body, ABOVE).map_err(|issues| invalid(issues, body))?;
     let mut core = create.core;
     core.trigger.reset_ids();
@@ -63,12 +60,15 @@ async fn create(State(app): State<App>, body: Bytes) -> Result<(StatusCode, Json
     }
     tx.emit(lifecycle::automation(Happened::Created, &created, now));
     tx.commit().await?;
-    Ok((StatusCode::CREATED, Json(created)))
+    Ok(Created(created))
 }
 
 /// Replace an automation. Its triggers are new ones afterwards.
-async fn update(State(app): State<App>, Path(id): Path<AutomationId>, body: Bytes) -> Result<StatusCode, ApiError> {
-    let mut body = json_of(&body)?;
+async fn update(
+    State(app): State<App>,
+    Path(id): Path<AutomationId>,
+    Json(Shaped { value: mut body, .. }): Json<Shaped<AutomationUpdate>>,
+) -> Result<NoContent, ApiError> {
     let mut core = check::update(&mut body, ABOVE).map_err(|issues| invalid(issues, body))?.core;
     core.trigger.reset_ids();
     let now = app.now();
@@ -79,12 +79,15 @@ async fn update(State(app): State<App>, Path(id): Path<AutomationId>, body: Byte
     }
     emit_updated(&mut tx, id, now).await?;
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// Enable or disable an automation.
-async fn patch(State(app): State<App>, Path(id): Path<AutomationId>, body: Bytes) -> Result<StatusCode, ApiError> {
-    let body = json_of(&body)?;
+async fn patch(
+    State(app): State<App>,
+    Path(id): Path<AutomationId>,
+    Json(Shaped { value: body, .. }): Json<Shaped<AutomationPartialUpdate>>,
+) -> Result<NoContent, ApiError> {
     let patch = check::partial_update(&body).map_err(|issues| invalid(issues, body))?;
     let now = app.now();
     let mut tx = app.begin("automations.patch").await?;
@@ -95,7 +98,7 @@ async fn patch(State(app): State<App>, Path(id): Path<AutomationId>, body: Bytes
     store::set_enabled(&mut tx, id, now, patch.enabled).await?;
     emit_updated(&mut tx, id, now).await?;
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// Enables or disables an automation in a transaction of the caller's.
@@ -137,16 +140,16 @@ async fn check_job_variables(app: &App, tx: &mut Tx, core: &AutomationCore, unle
 }
 
 /// Delete an automation.
-async fn delete_one(State(app): State<App>, Path(id): Path<AutomationId>) -> Result<StatusCode, ApiError> {
+async fn delete_one(State(app): State<App>, Path(id): Path<AutomationId>) -> Result<NoContent, ApiError> {
     let mut tx = app.begin("automations.delete").await?;
     let automation = store::read(&mut tx, id).await?.ok_or_else(missing)?;
     store::delete(&mut tx, id).await?;
     tx.emit(lifecycle::automation(Happened::Deleted, &automation, app.now()));
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 struct FilterBody {
     sort: AutomationSort,
@@ -179,9 +182,9 @@ async fn related_to(State(app): State<App>, Path(resource_id): Path<String>) -> 
 }
 
 /// Delete the automations that a resource owns; a client does so before it gives a deployment its triggers anew.
-async fn delete_owned(State(app): State<App>, Path(resource_id): Path<String>) -> Result<(StatusCode, Json<Value>), ApiError> {
+async fn delete_owned(State(app): State<App>, Path(resource_id): Path<String>) -> Result<Accepted<()>, ApiError> {
     let mut tx = app.begin("automations.delete_owned").await?;
     store::delete_owned(&mut tx, &resource_id, app.now()).await?;
     tx.commit().await?;
-    Ok((StatusCode::ACCEPTED, Json(Value::Null)))
+    Ok(Accepted(()))
 }

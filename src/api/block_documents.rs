@@ -1,14 +1,16 @@
 //! `/block_documents`
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{get, post};
+use axum::response::NoContent;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::api::answer::Created;
 use crate::api::error::ApiError;
-use crate::api::extract::{Embedded, Json, Path, Query, from_value};
+use crate::api::extract::{Embedded, Json, Path, Query, Shaped, from_value};
+use crate::api::openapi::{Routes, get, post};
 use crate::api::page;
 use crate::app::App;
 use crate::blocks::secret::Cipher;
@@ -23,8 +25,8 @@ use crate::store::block_documents as store;
 use crate::store::{StoreError, Tx, storage_defaults};
 
 /// The routes of this file.
-pub fn router() -> Router<App> {
-    Router::new()
+pub fn router() -> Routes {
+    Routes::tagged("Block documents")
         .route("/block_documents/", post(create))
         .route("/block_documents/filter", post(filter))
         .route("/block_documents/count", post(count))
@@ -47,7 +49,7 @@ impl From<BlockError> for ApiError {
 }
 
 /// Whether secrets are shown.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Secrets {
     pub include_secrets: bool,
@@ -104,8 +106,8 @@ fn named(body: Value) -> Result<BlockDocumentCreate, ApiError> {
 }
 
 /// Create a block document.
-async fn create(State(app): State<App>, Json(body): Json<Value>) -> Result<(StatusCode, Json<BlockDocument>), ApiError> {
-    let body = named(body)?;
+async fn create(State(app): State<App>, Json(body): Json<Shaped<BlockDocumentCreate>>) -> Result<Created<BlockDocument>, ApiError> {
+    let body = named(body.value)?;
     let taken = || ApiError::conflict("Block already exists");
     let cipher = cipher(&app).await?;
     let mut tx = app.begin("block_documents.create").await?;
@@ -120,7 +122,7 @@ async fn create(State(app): State<App>, Json(body): Json<Value>) -> Result<(Stat
     })?;
     let created = emit(&app, &mut tx, &cipher, Action::Created, id).await?.ok_or_else(missing)?;
     tx.commit().await?;
-    Ok((StatusCode::CREATED, Json(created)))
+    Ok(Created(created))
 }
 
 /// Read a block document.
@@ -134,7 +136,7 @@ async fn read(
     document::by_id(&mut tx, &cipher, id, query.include_secrets).await?.map(Json).ok_or_else(missing)
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 struct FilterBody {
     block_documents: Option<BlockDocumentFilter>,
@@ -148,22 +150,30 @@ struct FilterBody {
     offset: Option<i64>,
 }
 
-impl FilterBody {
-    fn filters(self) -> BlockFilters {
-        BlockFilters { documents: self.block_documents.unwrap_or_default(), types: self.block_types, schemas: self.block_schemas }
-    }
+fn filters(documents: Option<BlockDocumentFilter>, types: Option<BlockTypeFilter>, schemas: Option<BlockSchemaFilter>) -> BlockFilters {
+    BlockFilters { documents: documents.unwrap_or_default(), types, schemas }
 }
 
 /// List block documents.
 async fn filter(State(app): State<App>, Embedded(body): Embedded<FilterBody>) -> Result<Json<Vec<BlockDocument>>, ApiError> {
     let (limit, offset) = (page::limit(body.limit)?, page::offset(body.offset)?);
     let (sort, secrets) = (body.sort, body.include_secrets);
-    list(&app, &body.filters(), sort, limit, offset, secrets).await.map(Json)
+    let filters = filters(body.block_documents, body.block_types, body.block_schemas);
+    list(&app, &filters, sort, limit, offset, secrets).await.map(Json)
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+struct CountBody {
+    block_documents: Option<BlockDocumentFilter>,
+    block_types: Option<BlockTypeFilter>,
+    block_schemas: Option<BlockSchemaFilter>,
 }
 
 /// Count block documents.
-async fn count(State(app): State<App>, Embedded(body): Embedded<FilterBody>) -> Result<Json<i64>, ApiError> {
-    Ok(Json(store::count(&mut app.read("block_documents.count").await?, &body.filters()).await?))
+async fn count(State(app): State<App>, Embedded(body): Embedded<CountBody>) -> Result<Json<i64>, ApiError> {
+    let filters = filters(body.block_documents, body.block_types, body.block_schemas);
+    Ok(Json(store::count(&mut app.read("block_documents.count").await?, &filters).await?))
 }
 
 /// Change a block document.
@@ -171,7 +181,7 @@ async fn update(
     State(app): State<App>,
     Path(id): Path<BlockDocumentId>,
     Json(body): Json<BlockDocumentUpdate>,
-) -> Result<StatusCode, ApiError> {
+) -> Result<NoContent, ApiError> {
     let cipher = cipher(&app).await?;
     let mut tx = app.begin("block_documents.update").await?;
     if !document::update(&mut tx, &cipher, id, app.now(), body).await? {
@@ -179,16 +189,16 @@ async fn update(
     }
     emit(&app, &mut tx, &cipher, Action::Updated, id).await?;
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// Delete a block document.
-async fn delete(State(app): State<App>, Path(id): Path<BlockDocumentId>) -> Result<StatusCode, ApiError> {
+async fn delete(State(app): State<App>, Path(id): Path<BlockDocumentId>) -> Result<NoContent, ApiError> {
     let cipher = cipher(&app).await?;
     let mut tx = app.begin("block_documents.delete").await?;
     emit(&app, &mut tx, &cipher, Action::Deleted, id).await?.ok_or_else(missing)?;
     store::delete(&mut tx, id).await?;
     storage_defaults::clear_lost(&mut tx).await?;
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }

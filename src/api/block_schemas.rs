@@ -1,13 +1,14 @@
 //! `/block_schemas` and `/block_capabilities`
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{get, post};
+use axum::response::NoContent;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::api::error::ApiError;
 use crate::api::extract::{Embedded, Json, Path, Query};
+use crate::api::openapi::{Routes, get, post};
 use crate::api::page;
 use crate::app::App;
 use crate::blocks::{checksum, schema};
@@ -18,8 +19,8 @@ use crate::store::block_schemas as store;
 use crate::store::{block_types, storage_defaults};
 
 /// The routes of this file.
-pub fn router() -> Router<App> {
-    Router::new()
+pub fn router() -> Routes {
+    Routes::tagged("Block schemas")
         .route("/block_schemas/", post(create))
         .route("/block_schemas/filter", post(filter))
         .route("/block_schemas/{id}", get(read).delete(delete))
@@ -53,7 +54,7 @@ async fn read(State(app): State<App>, Path(id): Path<BlockSchemaId>) -> Result<J
     schema::by_id(&mut app.read("block_schemas.read").await?, id).await?.map(Json).ok_or_else(missing)
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 struct VersionQuery {
     #[serde(default)]
     version: Option<String>,
@@ -69,7 +70,7 @@ async fn read_by_checksum(
     schema::by_checksum(&mut tx, &checksum, query.version.as_deref()).await?.map(Json).ok_or_else(missing)
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 struct FilterBody {
     block_schemas: Option<BlockSchemaFilter>,
@@ -87,7 +88,7 @@ async fn filter(State(app): State<App>, Embedded(body): Embedded<FilterBody>) ->
 }
 
 /// Delete a block schema with its documents.
-async fn delete(State(app): State<App>, Path(id): Path<BlockSchemaId>) -> Result<StatusCode, ApiError> {
+async fn delete(State(app): State<App>, Path(id): Path<BlockSchemaId>) -> Result<NoContent, ApiError> {
     let mut tx = app.begin("block_schemas.delete").await?;
     let schema = store::by_ids(&mut tx, &[id]).await?.pop().ok_or_else(missing)?;
     if schema.block_type.is_some_and(|block_type| block_type.is_protected) {
@@ -96,7 +97,7 @@ async fn delete(State(app): State<App>, Path(id): Path<BlockSchemaId>) -> Result
     store::delete(&mut tx, id).await?;
     storage_defaults::clear_lost(&mut tx).await?;
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// Every capability that some schema has.

@@ -1,14 +1,16 @@
 //! `/block_types`
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{get, post};
+use axum::response::NoContent;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::api::answer::Created;
 use crate::api::block_documents::{self, Secrets};
 use crate::api::error::ApiError;
 use crate::api::extract::{Embedded, Json, Path, Query};
+use crate::api::openapi::{Routes, get, post};
 use crate::api::page;
 use crate::app::App;
 use crate::blocks::registry;
@@ -24,8 +26,8 @@ use crate::store::block_types::{self as store, Key, Taken};
 use crate::store::storage_defaults;
 
 /// The routes of this file.
-pub fn router() -> Router<App> {
-    Router::new()
+pub fn router() -> Routes {
+    Routes::tagged("Block types")
         .route("/block_types/", post(create))
         .route("/block_types/filter", post(filter))
         .route("/block_types/install_system_block_types", post(install))
@@ -40,7 +42,7 @@ fn missing() -> ApiError {
 }
 
 /// Create a block type.
-async fn create(State(app): State<App>, Json(body): Json<BlockTypeCreate>) -> Result<(StatusCode, Json<BlockType>), ApiError> {
+async fn create(State(app): State<App>, Json(body): Json<BlockTypeCreate>) -> Result<Created<BlockType>, ApiError> {
     if body.name.to_lowercase().starts_with("prefect") {
         return Err(ApiError::detail(StatusCode::FORBIDDEN, "Block type names beginning with 'Prefect' are reserved."));
     }
@@ -53,7 +55,7 @@ async fn create(State(app): State<App>, Json(body): Json<BlockTypeCreate>) -> Re
     let created = store::read(&mut tx, &Key::Id(id)).await?.ok_or_else(missing)?;
     tx.emit(lifecycle::block_type(Action::Created, &created, now));
     tx.commit().await?;
-    Ok((StatusCode::CREATED, Json(created)))
+    Ok(Created(created))
 }
 
 async fn read(app: &App, key: &Key) -> Result<BlockType, ApiError> {
@@ -70,7 +72,7 @@ async fn read_by_slug(State(app): State<App>, Path(slug): Path<String>) -> Resul
     read(&app, &Key::Slug(slug)).await.map(Json)
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 struct FilterBody {
     block_types: Option<BlockTypeFilter>,
@@ -88,7 +90,7 @@ async fn filter(State(app): State<App>, Embedded(body): Embedded<FilterBody>) ->
 }
 
 /// Change a block type, where that changes anything.
-async fn update(State(app): State<App>, Path(id): Path<BlockTypeId>, Json(body): Json<BlockTypeUpdate>) -> Result<StatusCode, ApiError> {
+async fn update(State(app): State<App>, Path(id): Path<BlockTypeId>, Json(body): Json<BlockTypeUpdate>) -> Result<NoContent, ApiError> {
     let now = app.now();
     let mut tx = app.begin("block_types.update").await?;
     let before = store::read(&mut tx, &Key::Id(id)).await?.ok_or_else(missing)?;
@@ -98,11 +100,11 @@ async fn update(State(app): State<App>, Path(id): Path<BlockTypeId>, Json(body):
         tx.emit(lifecycle::block_type(Action::Updated, &after, now));
         tx.commit().await?;
     }
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// Delete a block type with its schemas and documents.
-async fn delete(State(app): State<App>, Path(id): Path<BlockTypeId>) -> Result<StatusCode, ApiError> {
+async fn delete(State(app): State<App>, Path(id): Path<BlockTypeId>) -> Result<NoContent, ApiError> {
     let mut tx = app.begin("block_types.delete").await?;
     let block_type = store::read(&mut tx, &Key::Id(id)).await?.ok_or_else(missing)?;
     if block_type.is_protected {
@@ -112,7 +114,7 @@ async fn delete(State(app): State<App>, Path(id): Path<BlockTypeId>) -> Result<S
     storage_defaults::clear_lost(&mut tx).await?;
     tx.emit(lifecycle::block_type(Action::Deleted, &block_type, app.now()));
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// The documents of a type.

@@ -31,7 +31,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         let text = |name: header::HeaderName| parts.headers.get(name).and_then(|value| value.to_str().ok());
-        let api = text(header::HeaderName::from_static("x-prefect-api-version")).and_then(middleware::api_version);
+        let api = text(header::HeaderName::from_static(middleware::VERSION_HEADER)).and_then(middleware::api_version);
         Ok(Self { client: text(header::USER_AGENT).and_then(ClientVersion::of_user_agent), api })
     }
 }

@@ -1,13 +1,12 @@
 //! `/collections`: what is known of integrations. The lists are those of an installed `prefect` package, read at each
 //! request since they change with it; without a package, the process worker is described here, as every `prefect` has it.
 
-use axum::Router;
 use axum::extract::State;
-use axum::routing::get;
 use serde_json::{Map, Value, json};
 
 use crate::api::error::ApiError;
 use crate::api::extract::{Json, Path};
+use crate::api::openapi::{Routes, get};
 use crate::app::App;
 use crate::blocks::registry;
 
@@ -17,8 +16,8 @@ const VIEWS: [&str; 4] = ["aggregate-block-metadata", "aggregate-flow-metadata",
 const WORKERS: &str = "aggregate-worker-metadata";
 
 /// The routes of this file.
-pub fn router() -> Router<App> {
-    Router::new().route("/collections/views/{view}", get(read))
+pub fn router() -> Routes {
+    Routes::tagged("Collections").route("/collections/views/{view}", get(read))
 }
 
 /// Read a view.

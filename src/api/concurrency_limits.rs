@@ -3,17 +3,16 @@
 
 use std::collections::HashSet;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{get, post};
+use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::Value;
 use uuid::Uuid;
 
 use crate::api::concurrency_limits_v2::waits;
 use crate::api::error::ApiError;
 use crate::api::extract::{Embedded, Json, Path};
+use crate::api::openapi::{Routes, get, post};
 use crate::api::page;
 use crate::app::App;
 use crate::clock::Timestamp;
@@ -29,8 +28,8 @@ use crate::store::leases::{self, FOREVER, Lease, Occupancy};
 use crate::store::{StoreError, Tx, slots};
 
 /// The routes of this file.
-pub fn router() -> Router<App> {
-    Router::new()
+pub fn router() -> Routes {
+    Routes::tagged("Concurrency Limits")
         .route("/concurrency_limits/", post(create))
         .route("/concurrency_limits/filter", post(filter))
         .route("/concurrency_limits/increment", post(increment))
@@ -117,7 +116,7 @@ async fn read_by_tag(State(app): State<App>, Path(tag): Path<String>) -> Result<
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 struct FilterBody {
     limit: Option<i64>,
@@ -140,14 +139,14 @@ async fn filter(State(app): State<App>, Embedded(body): Embedded<FilterBody>) ->
     Ok(Json(all.into_iter().skip(offset as usize).take(limit as usize).collect()))
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 struct ResetBody {
     slot_override: Option<Vec<Uuid>>,
 }
 
 /// Forget who holds slots of a limit, and put down the given task runs instead.
-async fn reset(State(app): State<App>, Path(tag): Path<String>, Embedded(body): Embedded<ResetBody>) -> Result<Json<Value>, ApiError> {
+async fn reset(State(app): State<App>, Path(tag): Path<String>, Embedded(body): Embedded<ResetBody>) -> Result<Json<()>, ApiError> {
     let now = app.now();
     let holders = body.slot_override.unwrap_or_default();
     let mut tx = app.begin("concurrency_limits.reset").await?;
@@ -164,10 +163,10 @@ async fn reset(State(app): State<App>, Path(tag): Path<String>, Embedded(body): 
         v1::set_active_slots(&mut tx, limit.id, &holders, now).await?;
     }
     tx.commit().await?;
-    Ok(Json(Value::Null))
+    Ok(Json(()))
 }
 
-async fn delete_either(app: &App, key: &Key, old: &v1::Key) -> Result<Json<Value>, ApiError> {
+async fn delete_either(app: &App, key: &Key, old: &v1::Key) -> Result<Json<()>, ApiError> {
     let now = app.now();
     let mut tx = app.begin("concurrency_limits.delete").await?;
     if let Some(limit) = store::read(&mut tx, key).await? {
@@ -180,20 +179,20 @@ async fn delete_either(app: &App, key: &Key, old: &v1::Key) -> Result<Json<Value
         tx.emit(lifecycle::concurrency_limit(Action::Deleted, &limit, now));
     }
     tx.commit().await?;
-    Ok(Json(Value::Null))
+    Ok(Json(()))
 }
 
 /// Delete a limit by id.
-async fn delete(State(app): State<App>, Path(id): Path<ConcurrencyLimitId>) -> Result<Json<Value>, ApiError> {
+async fn delete(State(app): State<App>, Path(id): Path<ConcurrencyLimitId>) -> Result<Json<()>, ApiError> {
     delete_either(&app, &Key::Id(id), &v1::Key::Id(id)).await
 }
 
 /// Delete a limit by tag.
-async fn delete_by_tag(State(app): State<App>, Path(tag): Path<String>) -> Result<Json<Value>, ApiError> {
+async fn delete_by_tag(State(app): State<App>, Path(tag): Path<String>) -> Result<Json<()>, ApiError> {
     delete_either(&app, &Key::Name(name(&tag)), &v1::Key::Tag(tag)).await
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 struct SlotsBody {
     names: Vec<String>,
     task_run_id: Uuid,

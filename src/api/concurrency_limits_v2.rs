@@ -1,15 +1,17 @@
 //! `/v2/concurrency_limits`: limits by name, their slots, and leases on slots.
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{get, post};
+use axum::response::NoContent;
 use chrono::TimeDelta;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
+use crate::api::answer::Created;
 use crate::api::error::ApiError;
 use crate::api::extract::{Embedded, Json, Path};
+use crate::api::openapi::{Routes, get, post};
 use crate::api::{page, pydantic};
 use crate::app::App;
 use crate::clock::Timestamp;
@@ -26,8 +28,8 @@ use crate::store::leases::{self, Occupancy};
 use crate::store::{Tx, slots as unleased};
 
 /// The routes of this file.
-pub fn router() -> Router<App> {
-    Router::new()
+pub fn router() -> Routes {
+    Routes::tagged("Concurrency Limits V2")
         .route("/v2/concurrency_limits/", post(create))
         .route("/v2/concurrency_limits/filter", post(filter))
         .route("/v2/concurrency_limits/increment", post(increment))
@@ -65,17 +67,14 @@ fn minimal(limits: Vec<ConcurrencyLimitV2>) -> Vec<MinimalConcurrencyLimit> {
 }
 
 /// Create a concurrency limit.
-async fn create(
-    State(app): State<App>,
-    Json(body): Json<ConcurrencyLimitV2Create>,
-) -> Result<(StatusCode, Json<ConcurrencyLimitV2>), ApiError> {
+async fn create(State(app): State<App>, Json(body): Json<ConcurrencyLimitV2Create>) -> Result<Created<ConcurrencyLimitV2>, ApiError> {
     let now = app.now();
     let mut tx = app.begin("concurrency_limits_v2.create").await?;
     let created = store::insert(&mut tx, now, &body).await?;
     unleased::set(&mut tx, &created, created.active_slots, now).await?;
     tx.emit(lifecycle::concurrency_limit_v2(Action::Created, &created, now));
     tx.commit().await?;
-    Ok((StatusCode::CREATED, Json(created)))
+    Ok(Created(created))
 }
 
 /// Read a concurrency limit by id or name.
@@ -84,7 +83,7 @@ async fn read(State(app): State<App>, Path(key): Path<String>) -> Result<Json<Gl
     Ok(Json(answer(limit, app.now())))
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 struct FilterBody {
     limit: Option<i64>,
@@ -105,7 +104,7 @@ async fn update(
     State(app): State<App>,
     Path(key): Path<String>,
     Json(body): Json<ConcurrencyLimitV2Update>,
-) -> Result<StatusCode, ApiError> {
+) -> Result<NoContent, ApiError> {
     let now = app.now();
     let mut tx = app.begin("concurrency_limits_v2.update").await?;
     let before = store::read(&mut tx, &Key::of(&key)).await?.ok_or_else(missing)?;
@@ -117,21 +116,21 @@ async fn update(
     let after = store::read(&mut tx, &key).await?.ok_or_else(missing)?;
     tx.emit(lifecycle::concurrency_limit_v2(Action::Updated, &after, now));
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// Delete a concurrency limit by id or name.
-async fn delete(State(app): State<App>, Path(key): Path<String>) -> Result<StatusCode, ApiError> {
+async fn delete(State(app): State<App>, Path(key): Path<String>) -> Result<NoContent, ApiError> {
     let mut tx = app.begin("concurrency_limits_v2.delete").await?;
     let limit = store::read(&mut tx, &Key::of(&key)).await?.ok_or_else(missing)?;
     unleased::detach(&mut tx, limit.id, app.now()).await?;
     store::delete(&mut tx, &Key::Id(limit.id)).await?;
     tx.emit(lifecycle::concurrency_limit_v2(Action::Deleted, &limit, app.now()));
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Mode {
     #[default]
@@ -139,7 +138,7 @@ enum Mode {
     RateLimit,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 struct IncrementBody {
     #[serde(deserialize_with = "slots")]
     slots: i64,
@@ -147,9 +146,13 @@ struct IncrementBody {
     names: Vec<String>,
     #[serde(default)]
     mode: Mode,
+    /// Deprecated: taken, and without effect.
+    #[serde(default)]
+    #[expect(dead_code, reason = "clients of before send it")]
+    create_if_missing: Option<bool>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 struct IncrementWithLeaseBody {
     #[serde(deserialize_with = "slots")]
     slots: i64,
@@ -269,7 +272,7 @@ async fn increment_with_lease(
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 struct DecrementBody {
     #[serde(deserialize_with = "slots")]
     slots: i64,
@@ -277,6 +280,10 @@ struct DecrementBody {
     names: Vec<String>,
     #[serde(default, deserialize_with = "occupancy")]
     occupancy_seconds: Option<f64>,
+    /// Deprecated: taken, and without effect.
+    #[serde(default)]
+    #[expect(dead_code, reason = "clients of before send it")]
+    create_if_missing: Option<bool>,
 }
 
 fn occupancy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
@@ -299,28 +306,28 @@ async fn decrement(
     Ok(Json(minimal(limits)))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 struct DecrementWithLeaseBody {
     lease_id: LeaseId,
 }
 
 /// Give the slots of a lease back; one that is gone has given them back already.
-async fn decrement_with_lease(State(app): State<App>, Embedded(body): Embedded<DecrementWithLeaseBody>) -> Result<StatusCode, ApiError> {
+async fn decrement_with_lease(State(app): State<App>, Embedded(body): Embedded<DecrementWithLeaseBody>) -> Result<NoContent, ApiError> {
     let now = app.now();
     let mut tx = app.begin("concurrency_limits_v2.decrement_with_lease").await?;
     leases::give_back(&mut tx, body.lease_id, Occupancy::Counts, now, waits(&app, now)).await?;
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 struct RenewBody {
     #[serde(default = "five_minutes", deserialize_with = "lease_duration")]
     lease_duration: f64,
 }
 
 /// Let a lease run on. One statement, which needs no transaction.
-async fn renew(State(app): State<App>, Path(id): Path<String>, Embedded(body): Embedded<RenewBody>) -> Result<StatusCode, ApiError> {
+async fn renew(State(app): State<App>, Path(id): Path<String>, Embedded(body): Embedded<RenewBody>) -> Result<NoContent, ApiError> {
     // Other than with most paths, the reference does not look at the id before it has found the route.
     let id: LeaseId = pydantic::read(&json!(id), "path").map_err(|mut issues| {
         for issue in &mut issues {
@@ -332,5 +339,5 @@ async fn renew(State(app): State<App>, Path(id): Path<String>, Embedded(body): E
     if !leases::renew(&mut connection, id, duration(body.lease_duration), app.now()).await? {
         return Err(ApiError::detail(StatusCode::GONE, "Lease not found - it may have expired or been revoked"));
     }
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }

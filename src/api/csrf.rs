@@ -1,17 +1,17 @@
 //! `/csrf-token`, and the check of tokens, which is a layer around every other route.
 
-use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use chrono::TimeDelta;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
 
 use crate::api::error::ApiError;
 use crate::api::extract::{Json, Query};
+use crate::api::openapi::{Routes, get};
 use crate::app::App;
 use crate::model::csrf::CsrfToken;
 use crate::store::csrf_tokens as store;
@@ -20,11 +20,11 @@ use crate::store::csrf_tokens as store;
 const TOKEN_BYTES: usize = 32;
 
 /// The routes of this file.
-pub fn router() -> Router<App> {
-    Router::new().route("/csrf-token", get(create))
+pub fn router() -> Routes {
+    Routes::tagged("Root").route("/csrf-token", get(create))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 struct ClientQuery {
     client: String,
 }

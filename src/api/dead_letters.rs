@@ -3,17 +3,17 @@
 //! A replayed letter goes through its own consumer again, within about a second, on the node that leads the services; its
 //! effect and its removal are one transaction. One that fails again stays, with the new error.
 
-use axum::Router;
 use axum::extract::State;
-use axum::routing::{get, post};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::api::error::ApiError;
 use crate::api::extract::{Json, Path, Query};
+use crate::api::openapi::{Routes, get, post};
 use crate::app::App;
 use crate::clock::Timestamp;
 use crate::limits;
@@ -21,8 +21,8 @@ use crate::model::json as json_values;
 use crate::store::dead_letters::{self as store, Kept, Which};
 
 /// The routes of this file.
-pub fn router() -> Router<App> {
-    Router::new()
+pub fn router() -> Routes {
+    Routes::tagged("Cluster")
         .route("/cluster/dead-letters", get(list))
         .route("/cluster/dead-letters/replay", post(replay_many))
         .route("/cluster/dead-letters/delete", post(delete_many))
@@ -31,7 +31,8 @@ pub fn router() -> Router<App> {
 }
 
 /// A dead letter without its message.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "DeadLetter")]
 struct Shown {
     id: Uuid,
     group: String,
@@ -65,13 +66,14 @@ impl From<Kept> for Shown {
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "DeadLetterList")]
 struct Listed {
     total: i64,
     dead_letters: Vec<Shown>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 struct ListQuery {
     group: Option<String>,
@@ -95,7 +97,8 @@ async fn list(State(app): State<App>, Query(query): Query<ListQuery>) -> Result<
 }
 
 /// A dead letter with its message: as JSON where it is some, else in Base64.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "WholeDeadLetter")]
 struct Whole {
     #[serde(flatten)]
     letter: Shown,
@@ -122,15 +125,16 @@ async fn read(State(app): State<App>, Path(id): Path<Uuid>) -> Result<Json<Vec<W
     Ok(Json(letters.into_iter().map(whole).collect()))
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 struct GroupQuery {
     group: Option<String>,
 }
 
 /// Which letters many are: by id, of a group, or all there are.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "DeadLetterSelection")]
 struct Many {
     ids: Option<Vec<Uuid>>,
     group: Option<String>,
@@ -150,6 +154,20 @@ impl Many {
     }
 }
 
+/// How many letters are to be replayed.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "DeadLettersAsked")]
+struct Asked {
+    asked: u64,
+}
+
+/// How many letters are gone.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "DeadLettersDeleted")]
+struct Deleted {
+    deleted: u64,
+}
+
 async fn ask(app: &App, which: &Which) -> Result<u64, ApiError> {
     let mut tx = app.begin("dead_letters.replay").await?;
     let asked = store::ask_for_replay(&mut tx, which, app.now()).await?;
@@ -165,27 +183,27 @@ async fn remove(app: &App, which: &Which) -> Result<u64, ApiError> {
 }
 
 /// Ask for the letters of one message to be replayed.
-async fn replay(State(app): State<App>, Path(id): Path<Uuid>, Query(query): Query<GroupQuery>) -> Result<Json<Value>, ApiError> {
+async fn replay(State(app): State<App>, Path(id): Path<Uuid>, Query(query): Query<GroupQuery>) -> Result<Json<Asked>, ApiError> {
     match ask(&app, &Which { ids: Some(vec![id]), group: query.group }).await? {
         0 => Err(missing()),
-        asked => Ok(Json(json!({"asked": asked}))),
+        asked => Ok(Json(Asked { asked })),
     }
 }
 
 /// Ask for many letters to be replayed.
-async fn replay_many(State(app): State<App>, Json(body): Json<Many>) -> Result<Json<Value>, ApiError> {
-    Ok(Json(json!({"asked": ask(&app, &body.which()?).await?})))
+async fn replay_many(State(app): State<App>, Json(body): Json<Many>) -> Result<Json<Asked>, ApiError> {
+    Ok(Json(Asked { asked: ask(&app, &body.which()?).await? }))
 }
 
 /// Delete the letters of one message.
-async fn delete(State(app): State<App>, Path(id): Path<Uuid>, Query(query): Query<GroupQuery>) -> Result<Json<Value>, ApiError> {
+async fn delete(State(app): State<App>, Path(id): Path<Uuid>, Query(query): Query<GroupQuery>) -> Result<Json<Deleted>, ApiError> {
     match remove(&app, &Which { ids: Some(vec![id]), group: query.group }).await? {
         0 => Err(missing()),
-        deleted => Ok(Json(json!({"deleted": deleted}))),
+        deleted => Ok(Json(Deleted { deleted })),
     }
 }
 
 /// Delete many letters.
-async fn delete_many(State(app): State<App>, Json(body): Json<Many>) -> Result<Json<Value>, ApiError> {
-    Ok(Json(json!({"deleted": remove(&app, &body.which()?).await?})))
+async fn delete_many(State(app): State<App>, Json(body): Json<Many>) -> Result<Json<Deleted>, ApiError> {
+    Ok(Json(Deleted { deleted: remove(&app, &body.which()?).await? }))
 }

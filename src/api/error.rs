@@ -2,6 +2,8 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 pub use crate::model::check::Issue;
@@ -95,6 +97,17 @@ impl From<OrchestrationError> for ApiError {
     }
 }
 
+/// What a request is answered that does not validate.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct InvalidRequest<'a> {
+    /// Always the same.
+    exception_message: &'static str,
+    /// What is wrong, all of it.
+    exception_detail: &'a [Issue],
+    /// The body, as it was read.
+    request_body: &'a Value,
+}
+
 /// Marks the answer of a request that may be run again as a whole (see `api/middleware.rs`).
 #[derive(Debug, Clone, Copy)]
 pub struct Retryable;
@@ -107,10 +120,10 @@ impl IntoResponse for ApiError {
         let (status, body) = match &self {
             Self::Detail { status, detail } => (*status, json!({"detail": detail})),
             Self::ObjectNotFound(message) => (StatusCode::NOT_FOUND, json!({"exception_message": message})),
-            Self::Invalid { issues, body } => (
-                StatusCode::UNPROCESSABLE_ENTITY,
-                json!({"exception_message": "Invalid request received.", "exception_detail": issues, "request_body": body}),
-            ),
+            Self::Invalid { issues, body } => {
+                let told = InvalidRequest { exception_message: "Invalid request received.", exception_detail: issues, request_body: body };
+                (StatusCode::UNPROCESSABLE_ENTITY, json!(told))
+            }
             Self::Locked { detail, .. } => (StatusCode::LOCKED, json!({"detail": detail})),
             Self::NotBuilt { method, path } => (
                 StatusCode::NOT_IMPLEMENTED,

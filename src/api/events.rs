@@ -1,17 +1,17 @@
 //! `/events`
 
-use axum::Router;
-use axum::body::Bytes;
 use axum::extract::{OriginalUri, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::routing::{get, post};
+use axum::response::NoContent;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
 use crate::api::error::{ApiError, Issue};
-use crate::api::extract::{Embedded, Json, Path, Query, path_and_embedded};
+use crate::api::extract::{Embedded, Json, PathAndEmbedded, Query, Shaped};
+use crate::api::openapi::{Routes, get, post};
 use crate::api::pydantic;
 use crate::app::{self, App};
 use crate::bus::{BusError, Topic};
@@ -23,8 +23,8 @@ use crate::model::filter::event::EventFilter;
 use crate::store::events as store;
 
 /// The routes of this file.
-pub fn router() -> Router<App> {
-    Router::new()
+pub fn router() -> Routes {
+    Routes::tagged("Events")
         .route("/events", post(create))
         .route("/events/filter", post(filter))
         .route("/events/filter/next", get(next))
@@ -52,10 +52,10 @@ pub fn parse_event(text: &[u8], limits: &EventLimits) -> Result<Event, String> {
 }
 
 /// Record a batch of events. Answered once they are flushed on a majority.
-async fn create(State(app): State<App>, Json(body): Json<Value>) -> Result<StatusCode, ApiError> {
+async fn create(State(app): State<App>, Json(body): Json<Shaped<Vec<Event>>>) -> Result<NoContent, ApiError> {
     let limits = event_limits(app.settings());
     let received = app.now();
-    let events = checked(body, &limits)?;
+    let events = checked(body.value, &limits)?;
     let mut messages = Vec::with_capacity(events.len());
     for event in events {
         let message = app::message(&event, received);
@@ -71,7 +71,7 @@ async fn create(State(app): State<App>, Json(body): Json<Value>) -> Result<Statu
             other => ApiError::Internal(other.to_string()),
         })?;
     }
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// The events of a body, all of them in order.
@@ -103,7 +103,7 @@ fn checked(body: Value, limits: &EventLimits) -> Result<Vec<Event>, ApiError> {
 const PAGE_EVENTS: u64 = 50;
 
 /// A page of events.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct EventPage {
     events: Vec<ReceivedEvent>,
     total: i64,
@@ -119,7 +119,7 @@ struct PageToken {
     offset: u64,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
 struct FilterBody {
     filter: Option<EventFilter>,
@@ -146,7 +146,7 @@ async fn filter(
     page(&mut tx, PageToken { filter, count, page_size, offset: 0 }, &base_url(&headers, &uri)).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 struct NextQuery {
     #[serde(rename = "page-token")]
     page_token: String,
@@ -181,7 +181,7 @@ async fn page(tx: &mut crate::store::Tx, mut token: PageToken, base_url: &str) -
     Ok(Json(EventPage { events, total, next_page }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 struct CountBody {
     filter: EventFilter,
     #[serde(default)]
@@ -193,9 +193,10 @@ struct CountBody {
 const COUNT_LINES: u64 = 10_000;
 
 /// Count events by span of time, name or resource.
-async fn count_by(State(app): State<App>, Path(countable): Path<String>, body: Bytes) -> Result<Json<Vec<EventCount>>, ApiError> {
-    let path = json!({"countable": countable});
-    let (CountPath { countable }, body): (_, CountBody) = path_and_embedded(&app, &path, &body)?;
+async fn count_by(
+    State(app): State<App>,
+    PathAndEmbedded(CountPath { countable }, body): PathAndEmbedded<CountPath, CountBody>,
+) -> Result<Json<Vec<EventCount>>, ApiError> {
     let interval = body.time_interval.unwrap_or(1.0);
     if interval < INTERVAL_MIN {
         let message = format!("Input should be greater than or equal to {INTERVAL_MIN}");
@@ -219,7 +220,7 @@ async fn count_by(State(app): State<App>, Path(countable): Path<String>, body: B
     }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 struct CountPath {
     countable: Countable,
 }

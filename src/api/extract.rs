@@ -3,15 +3,19 @@
 //!
 //! A body without `Content-Type` is JSON. An empty body, and one that is null, is missing; for [`Embedded`] it is `{}`.
 
+use std::borrow::Cow;
+use std::marker::PhantomData;
+
 use axum::body::Bytes;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value, json};
 
 use crate::api::error::{ApiError, Issue};
 use crate::api::pydantic::{self, Bounds};
@@ -41,7 +45,11 @@ pub fn bounds(app: &App) -> Bounds {
     Bounds { parameters_bytes: app.settings().server.max_parameter_bytes }
 }
 
-async fn read_body(request: Request, app: &App) -> Result<Bytes, ApiError> {
+/// The bytes of a body.
+///
+/// # Errors
+/// It is too large, or its connection broke.
+pub async fn read_body(request: Request, app: &App) -> Result<Bytes, ApiError> {
     Bytes::from_request(request, app).await.map_err(|rejection| ApiError::detail(rejection.status(), rejection.body_text()))
 }
 
@@ -72,19 +80,28 @@ fn embedded<T: DeserializeOwned>(bounds: Bounds, body: &Value) -> Result<T, Vec<
     })
 }
 
-/// Reads parameters of the path, which are part of the route all the same, together with an [`Embedded`] body: findings of
-/// both are told at once.
-///
-/// # Errors
-/// [`ApiError::Invalid`].
-pub fn path_and_embedded<P: DeserializeOwned, T: DeserializeOwned>(app: &App, path: &Value, bytes: &[u8]) -> Result<(P, T), ApiError> {
-    let body = parse_json(bytes)?;
-    match (pydantic::read(path, "path"), embedded(bounds(app), &body)) {
-        (Ok(path), Ok(read)) => Ok((path, read)),
-        (Ok(_), Err(issues)) | (Err(issues), Ok(_)) => Err(ApiError::Invalid { issues, body }),
-        (Err(mut issues), Err(more)) => {
-            issues.extend(more);
-            Err(ApiError::Invalid { issues, body })
+/// Parameters of the path, by their names, which are part of the route all the same, together with an [`Embedded`] body:
+/// findings of both are told at once.
+#[derive(Debug, Clone)]
+pub struct PathAndEmbedded<P, T>(pub P, pub T);
+
+impl<P: DeserializeOwned, T: DeserializeOwned> FromRequest<App> for PathAndEmbedded<P, T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        let (mut parts, rest) = request.into_parts();
+        let path = RawPathParams::from_request_parts(&mut parts, app)
+            .await
+            .map_err(|rejection| ApiError::detail(rejection.status(), rejection.body_text()))?;
+        let path: Map<String, Value> = path.iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+        let body = parse_json(&read_body(Request::from_parts(parts, rest), app).await?)?;
+        match (pydantic::read(&Value::Object(path), "path"), embedded(bounds(app), &body)) {
+            (Ok(path), Ok(read)) => Ok(Self(path, read)),
+            (Ok(_), Err(issues)) | (Err(issues), Ok(_)) => Err(ApiError::Invalid { issues, body }),
+            (Err(mut issues), Err(more)) => {
+                issues.extend(more);
+                Err(ApiError::Invalid { issues, body })
+            }
         }
     }
 }
@@ -146,6 +163,51 @@ pub fn from_value_within<T: DeserializeOwned>(bounds: Bounds, value: Value, root
     pydantic::read_within(bounds, &value, root).map_err(|issues| ApiError::Invalid { issues, body: value })
 }
 
+/// A JSON value that has, or is to have, the form of `T`: a body that the handler reads itself, or one that was written
+/// before so that something could be left out of it.
+#[derive(Debug, Clone)]
+pub struct Shaped<T> {
+    /// The value.
+    pub value: Value,
+    form: PhantomData<fn() -> T>,
+}
+
+impl<T> From<Value> for Shaped<T> {
+    fn from(value: Value) -> Self {
+        Self { value, form: PhantomData }
+    }
+}
+
+impl<'de, T> Deserialize<'de> for Shaped<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Value::deserialize(deserializer).map(Self::from)
+    }
+}
+
+impl<T> Serialize for Shaped<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.value.serialize(serializer)
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Shaped<T> {
+    fn inline_schema() -> bool {
+        T::inline_schema()
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn schema_id() -> Cow<'static, str> {
+        T::schema_id()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        T::json_schema(generator)
+    }
+}
+
 /// Path parameters. What does not parse is no route of the reference: 404 `{"detail": "Not Found"}`.
 #[derive(Debug, Clone)]
 pub struct Path<T>(pub T);
@@ -193,7 +255,6 @@ fn without_input(issues: &mut [Issue], depth: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde::Deserialize;
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]

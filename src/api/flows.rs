@@ -1,14 +1,16 @@
 //! `/flows`
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{get, post};
+use axum::response::NoContent;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::api::error::ApiError;
 use crate::api::extract::{Embedded, Json, Path};
-use crate::api::filters::{CountBody, ListBody, bulk_items, bulk_limit};
+use crate::api::filters::of_flows::{CountBody, ListBody, PageBody};
+use crate::api::filters::{bulk_items, bulk_limit};
+use crate::api::openapi::{Routes, get, post};
 use crate::api::page::Page;
 use crate::app::App;
 use crate::events::lifecycle::{self, Action};
@@ -19,8 +21,8 @@ use crate::model::flow::{Flow, FlowCreate, FlowSort, FlowUpdate};
 use crate::store::flows::{self as store, Key};
 
 /// The routes of this file.
-pub fn router() -> Router<App> {
-    Router::new()
+pub fn router() -> Routes {
+    Routes::tagged("Flows")
         .route("/flows/", post(create))
         .route("/flows/count", post(count))
         .route("/flows/filter", post(filter))
@@ -48,7 +50,7 @@ async fn create(State(app): State<App>, Json(body): Json<FlowCreate>) -> Result<
 }
 
 /// Change a flow.
-async fn update(State(app): State<App>, Path(id): Path<FlowId>, Json(body): Json<FlowUpdate>) -> Result<StatusCode, ApiError> {
+async fn update(State(app): State<App>, Path(id): Path<FlowId>, Json(body): Json<FlowUpdate>) -> Result<NoContent, ApiError> {
     let now = app.now();
     let mut tx = app.begin("flows.update").await?;
     if !store::update(&mut tx, id, now, &body).await? {
@@ -57,7 +59,7 @@ async fn update(State(app): State<App>, Path(id): Path<FlowId>, Json(body): Json
     let flow = store::read(&mut tx, &Key::Id(id)).await?.ok_or_else(missing)?;
     tx.emit(lifecycle::flow(Action::Updated, &flow, now));
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// Count flows.
@@ -84,7 +86,7 @@ async fn filter(State(app): State<App>, Embedded(body): Embedded<ListBody<FlowSo
 }
 
 /// List a page of flows.
-async fn paginate(State(app): State<App>, Embedded(body): Embedded<ListBody<FlowSort>>) -> Result<Json<Page<Flow>>, ApiError> {
+async fn paginate(State(app): State<App>, Embedded(body): Embedded<PageBody<FlowSort>>) -> Result<Json<Page<Flow>>, ApiError> {
     let (limit, page, offset) = body.paged()?;
     let (filters, sort) = body.into_filters();
     let mut tx = app.read("flows.paginate").await?;
@@ -94,16 +96,16 @@ async fn paginate(State(app): State<App>, Embedded(body): Embedded<ListBody<Flow
 }
 
 /// Delete a flow, with its deployments and runs.
-async fn delete(State(app): State<App>, Path(id): Path<FlowId>) -> Result<StatusCode, ApiError> {
+async fn delete(State(app): State<App>, Path(id): Path<FlowId>) -> Result<NoContent, ApiError> {
     let mut tx = app.begin("flows.delete").await?;
     let flow = store::read(&mut tx, &Key::Id(id)).await?.ok_or_else(missing)?;
     store::delete(&mut tx, &[id]).await?;
     tx.emit(lifecycle::flow(Action::Deleted, &flow, app.now()));
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 struct BulkDeleteBody {
     flows: Option<FlowFilter>,
@@ -111,7 +113,8 @@ struct BulkDeleteBody {
     limit: Option<i64>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "FlowBulkDeleteResponse")]
 struct BulkDeleted {
     deleted: Vec<FlowId>,
 }

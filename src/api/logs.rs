@@ -1,14 +1,14 @@
 //! `/logs`
 
-use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::routing::post;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::api::answer::Created;
 use crate::api::error::{ApiError, Issue};
-use crate::api::extract::{Embedded, Json, from_value};
+use crate::api::extract::{Embedded, Json, Shaped, from_value};
+use crate::api::openapi::{Routes, post};
 use crate::api::page;
 use crate::app::App;
 use crate::id::LogId;
@@ -17,8 +17,8 @@ use crate::model::log::{Log, LogCreate, LogSort};
 use crate::store::logs as store;
 
 /// The routes of this file.
-pub fn router() -> Router<App> {
-    Router::new().route("/logs/", post(create)).route("/logs/filter", post(filter))
+pub fn router() -> Routes {
+    Routes::tagged("Logs").route("/logs/", post(create)).route("/logs/filter", post(filter))
 }
 
 /// Reads the lines of a body. The reference takes any sequence, and has other words for what is none.
@@ -33,8 +33,8 @@ fn lines(body: Value) -> Result<Vec<LogCreate>, ApiError> {
 }
 
 /// Add log lines.
-async fn create(State(app): State<App>, Json(body): Json<Value>) -> Result<(StatusCode, Json<()>), ApiError> {
-    let body = lines(body)?;
+async fn create(State(app): State<App>, Json(body): Json<Shaped<Vec<LogCreate>>>) -> Result<Created<()>, ApiError> {
+    let body = lines(body.value)?;
     let logs: Vec<Log> = body.into_iter().map(|line| line.into_log(LogId::fresh())).collect();
     let mut tx = app.begin("logs.create").await?;
     store::insert_many(&mut tx, &logs, app.now()).await?;
@@ -42,10 +42,10 @@ async fn create(State(app): State<App>, Json(body): Json<Value>) -> Result<(Stat
     if app.settings().events.logs_stream_publishing_enabled {
         app.logs().publish(logs);
     }
-    Ok((StatusCode::CREATED, Json(())))
+    Ok(Created(()))
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 struct FilterBody {
     logs: Option<LogFilter>,

@@ -18,6 +18,9 @@ use crate::app::App;
 use crate::limits;
 use crate::telemetry::metrics;
 
+/// Where a client says its API version.
+pub const VERSION_HEADER: &str = "x-prefect-api-version";
+
 /// The oldest API version of a client that is served, as the reference.
 const MINIMUM_API_VERSION: (u64, u64, u64) = (0, 8, 0);
 
@@ -73,12 +76,17 @@ fn is_upgrade(request: &Request) -> bool {
     request.headers().get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
-/// Refuses clients whose API version is malformed or too old. Health and version are for everyone.
+/// Whether the client's API version is looked at on a path: health and version are for everyone.
+pub fn is_checked(path: &str) -> bool {
+    !matches!(path, "/health" | "/version")
+}
+
+/// Refuses clients whose API version is malformed or too old.
 pub async fn check_version(request: Request, next: Next) -> Response {
-    if matches!(request.uri().path(), "/health" | "/version") {
+    if !is_checked(request.uri().path()) {
         return next.run(request).await;
     }
-    let given = request.headers().get("x-prefect-api-version").map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let given = request.headers().get(VERSION_HEADER).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     let refusal = match given.as_deref() {
         None | Some("") => None,
         Some(text) => match api_version(text) {

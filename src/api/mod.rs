@@ -2,12 +2,14 @@
 //! [`operations`]; what the router does not have of it answers 501, a wrong trailing slash is redirected (307), a known
 //! path with another method is 405, the rest 404, all in the reference's words.
 
+pub mod answer;
 pub mod caller;
 pub mod error;
 pub mod extract;
 pub mod filters;
 pub mod history;
 pub mod middleware;
+pub mod openapi;
 pub mod operations;
 pub mod page;
 pub mod provenance;
@@ -64,15 +66,16 @@ use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 use uuid::Uuid;
 
 pub use error::ApiError;
+use openapi::Routes;
 pub use ui_files::UiFiles;
 
 use crate::app::App;
 use crate::config::Settings;
 use crate::limits;
 
-/// Every route of the API, below its base path.
-pub fn routes() -> Router<App> {
-    Router::new()
+/// Every operation of the API, below its base path.
+pub fn routes() -> Routes {
+    Routes::empty()
         .merge(admin::router())
         .merge(artifacts::router())
         .merge(automations::router())
@@ -92,11 +95,6 @@ pub fn routes() -> Router<App> {
         .merge(root::router())
         .merge(run_states::router())
         .merge(saved_searches::router())
-        .merge(socket::events_in::router())
-        .merge(socket::events_out::router())
-        .merge(socket::logs_out::router())
-        .merge(socket::task_subscription::router())
-        .merge(socket::worker_channel::router())
         .merge(task_runs::router())
         .merge(task_workers::router())
         .merge(templates::router())
@@ -107,6 +105,16 @@ pub fn routes() -> Router<App> {
         .merge(work_queues::router())
 }
 
+/// Every WebSocket, below the base path.
+fn sockets() -> Router<App> {
+    Router::new()
+        .merge(socket::events_in::router())
+        .merge(socket::events_out::router())
+        .merge(socket::logs_out::router())
+        .merge(socket::task_subscription::router())
+        .merge(socket::worker_channel::router())
+}
+
 /// The API, ready to be served, below the base path of the settings.
 ///
 /// `more` are routes of parts that the API does not know, below the same base path and behind the same layers. What lies
@@ -115,7 +123,11 @@ pub fn router(app: App, more: Router<App>, ui: Arc<UiFiles>) -> Router {
     let settings = app.settings();
     let base_path = settings.server.base_path.trim_end_matches('/').to_owned();
     let cors = cors(settings);
-    let api = routes()
+    let (routes, operations) = routes().into_parts();
+    let pages = openapi::router(operations, &base_path);
+    let api = routes
+        .merge(sockets())
+        .merge(pages.clone())
         .merge(more)
         .layer(Extension(task_queue::TaskQueue::start(&app)))
         .layer(Extension(task_workers::Presence::start(&app)))
@@ -138,6 +150,7 @@ pub fn router(app: App, more: Router<App>, ui: Arc<UiFiles>) -> Router {
         .nest(&base_path, api)
         .route_service(&base_path, files.clone())
         .merge(ui_settings::router(ui))
+        .merge(if openapi::PAGES.iter().any(|(_, path)| *path == base_path) { Router::new() } else { pages })
         .fallback_service(files)
         .layer(cors)
         .with_state(app)
@@ -189,7 +202,7 @@ enum Known {
 
 fn find(method: &Method, path: &str) -> Known {
     let mut found = Known::No;
-    for (known_method, template) in operations::OPERATIONS {
+    for (known_method, template) in operations::OPERATIONS.iter().chain(openapi::PAGES) {
         if matches(template, path) {
             if *known_method == method.as_str() {
                 return Known::Operation(template);
@@ -227,7 +240,8 @@ mod tests {
     #[test]
     fn no_route_is_merged_twice() {
         // The router panics where two routes overlap.
-        let _router = routes();
+        let (routes, operations) = routes().into_parts();
+        let _router = routes.merge(sockets()).merge(openapi::router(operations, "/api"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `limit` and `offset` of list bodies, and the answer of `/paginate` routes.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
 
@@ -47,7 +48,8 @@ pub fn page(given: Option<i64>) -> Result<u64, ApiError> {
 }
 
 /// What `/paginate` answers.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "{T}Page")]
 pub struct Page<T> {
     /// Items of this page.
     pub results: Vec<T>,

@@ -1,24 +1,27 @@
 //! `/flow_run_states` and `/task_run_states`: the states that runs have been in.
 
-use axum::Router;
 use axum::extract::State;
-use axum::routing::get;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::api::error::ApiError;
 use crate::api::extract::{Json, Path, Query};
+use crate::api::openapi::{Routes, get};
 use crate::app::App;
 use crate::id::{FlowRunId, StateId, TaskRunId};
 use crate::model::state;
 use crate::store::states::{self as store, Of, Owner};
 
 /// The routes of this file.
-pub fn router() -> Router<App> {
-    Router::new()
+pub fn router() -> Routes {
+    Routes::tagged("Flow Run States")
         .route("/flow_run_states/", get(list_of_flow_run))
         .route("/flow_run_states/{id}", get(read_of_flow_run))
-        .route("/task_run_states/", get(list_of_task_run))
-        .route("/task_run_states/{id}", get(read_of_task_run))
+        .merge(
+            Routes::tagged("Task Run States")
+                .route("/task_run_states/", get(list_of_task_run))
+                .route("/task_run_states/{id}", get(read_of_task_run)),
+        )
 }
 
 async fn read(app: &App, of: Of, id: StateId, missing: &str) -> Result<Json<state::State>, ApiError> {
@@ -36,7 +39,7 @@ async fn read_of_task_run(State(app): State<App>, Path(id): Path<StateId>) -> Re
     read(&app, Of::TaskRun, id, "Flow run state not found").await
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 struct OfFlowRun {
     flow_run_id: FlowRunId,
 }
@@ -47,7 +50,7 @@ async fn list_of_flow_run(State(app): State<App>, Query(query): Query<OfFlowRun>
     Ok(Json(store::list(&mut app.read("states.list").await?, owner).await?))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 struct OfTaskRun {
     task_run_id: TaskRunId,
 }

@@ -1,13 +1,14 @@
 //! `/saved_searches`
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{get, post, put};
+use axum::response::NoContent;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::api::error::ApiError;
 use crate::api::extract::{Embedded, Json, Path};
+use crate::api::openapi::{Routes, get, post, put};
 use crate::api::page;
 use crate::app::App;
 use crate::id::SavedSearchId;
@@ -15,8 +16,8 @@ use crate::model::saved_search::{SavedSearch, SavedSearchCreate};
 use crate::store::saved_searches as store;
 
 /// The routes of this file.
-pub fn router() -> Router<App> {
-    Router::new()
+pub fn router() -> Routes {
+    Routes::tagged("Saved Searches")
         .route("/saved_searches/", put(create))
         .route("/saved_searches/filter", post(filter))
         .route("/saved_searches/{id}", get(read).delete(delete))
@@ -39,7 +40,7 @@ async fn read(State(app): State<App>, Path(id): Path<SavedSearchId>) -> Result<J
     store::read(&mut app.read("saved_searches.read").await?, id).await?.map(Json).ok_or_else(missing)
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 struct FilterBody {
     limit: Option<i64>,
@@ -54,11 +55,11 @@ async fn filter(State(app): State<App>, Embedded(body): Embedded<FilterBody>) ->
 }
 
 /// Delete a saved search.
-async fn delete(State(app): State<App>, Path(id): Path<SavedSearchId>) -> Result<StatusCode, ApiError> {
+async fn delete(State(app): State<App>, Path(id): Path<SavedSearchId>) -> Result<NoContent, ApiError> {
     let mut tx = app.begin("saved_searches.delete").await?;
     if !store::delete(&mut tx, id).await? {
         return Err(missing());
     }
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }

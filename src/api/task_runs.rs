@@ -2,29 +2,28 @@
 
 pub mod state;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{get, post};
+use axum::response::NoContent;
 
 use crate::api::error::ApiError;
 use crate::api::extract::{Embedded, Json, Path};
-use crate::api::filters::{CountBody, ListBody};
-use crate::api::history::HistoryBody;
+use crate::api::filters::of_task_runs::{CountBody, ListBody, PageBody};
+use crate::api::history::TaskRunHistoryBody;
+use crate::api::openapi::{Routes, get, post};
 use crate::api::page::Page;
 use crate::api::task_queue;
 use crate::app::App;
 use crate::id::TaskRunId;
 use crate::model::run::HistoryInterval;
 use crate::model::state::{self as states, StateCreate};
-use crate::model::task_run::{TaskRun, TaskRunCreate, TaskRunResponse, TaskRunSort, TaskRunUpdate};
+use crate::model::task_run::{PagedTaskRun, TaskRun, TaskRunCreate, TaskRunResponse, TaskRunSort, TaskRunUpdate};
 use crate::orchestration::{Context, TaskPolicy, set_task_run_state};
-use crate::store::run_history::Runs;
 use crate::store::task_deliveries::Rank;
 use crate::store::{old, run_labels, task_runs as store};
 
 /// The routes of this file.
-pub fn router() -> Router<App> {
+pub fn router() -> Routes {
     state::router()
         .route("/task_runs/", post(create))
         .route("/task_runs/count", post(count))
@@ -76,13 +75,13 @@ async fn create(State(app): State<App>, Json(body): Json<TaskRunCreate>) -> Resu
 }
 
 /// Change a task run.
-async fn update(State(app): State<App>, Path(id): Path<TaskRunId>, Json(body): Json<TaskRunUpdate>) -> Result<StatusCode, ApiError> {
+async fn update(State(app): State<App>, Path(id): Path<TaskRunId>, Json(body): Json<TaskRunUpdate>) -> Result<NoContent, ApiError> {
     let mut tx = app.begin("task_runs.update").await?;
     if !store::update(&mut tx, id, app.now(), &body).await? {
         return Err(ApiError::not_found("Task run not found"));
     }
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// Count task runs.
@@ -92,8 +91,8 @@ async fn count(State(app): State<App>, Embedded(body): Embedded<CountBody>) -> R
 }
 
 /// Task runs by interval and state.
-async fn history(State(app): State<App>, Embedded(body): Embedded<HistoryBody>) -> Result<Json<Vec<HistoryInterval>>, ApiError> {
-    body.answer(&app, Runs::Task).await.map(Json)
+async fn history(State(app): State<App>, Embedded(body): Embedded<TaskRunHistoryBody>) -> Result<Json<Vec<HistoryInterval>>, ApiError> {
+    body.answer(&app).await.map(Json)
 }
 
 /// Read a task run.
@@ -112,26 +111,23 @@ async fn filter(State(app): State<App>, Embedded(body): Embedded<ListBody<TaskRu
 }
 
 /// List a page of task runs.
-async fn paginate(
-    State(app): State<App>,
-    Embedded(body): Embedded<ListBody<TaskRunSort>>,
-) -> Result<Json<Page<TaskRunResponse>>, ApiError> {
+async fn paginate(State(app): State<App>, Embedded(body): Embedded<PageBody<TaskRunSort>>) -> Result<Json<Page<PagedTaskRun>>, ApiError> {
     let (limit, page, offset) = body.paged()?;
     let (filters, sort) = body.into_filters();
     let mut tx = app.read("task_runs.paginate").await?;
     let runs = store::list(&mut tx, &filters, sort, limit, offset).await?;
     let count = store::count(&mut tx, &filters).await?;
     let now = app.now();
-    Ok(Json(Page::new(runs.into_iter().map(|run| run.at(now)).collect(), count, limit, page)))
+    Ok(Json(Page::new(runs.into_iter().map(|run| run.at(now).paged()).collect(), count, limit, page)))
 }
 
 /// Delete a task run with its states and logs.
-async fn delete(State(app): State<App>, Path(id): Path<TaskRunId>) -> Result<StatusCode, ApiError> {
+async fn delete(State(app): State<App>, Path(id): Path<TaskRunId>) -> Result<NoContent, ApiError> {
     let mut tx = app.begin("task_runs.delete").await?;
     if store::delete(&mut tx, &[id]).await? == 0 {
         return Err(ApiError::not_found("Task not found"));
     }
     old::remember_runs(&mut tx, &[], &[id], app.now()).await?;
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }

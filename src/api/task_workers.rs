@@ -8,12 +8,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::State;
-use axum::routing::post;
-use axum::{Extension, Router};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use parking_lot::Mutex;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -21,14 +21,15 @@ use uuid::Uuid;
 
 use crate::api::error::ApiError;
 use crate::api::extract::{Embedded, Json};
+use crate::api::openapi::{Routes, post};
 use crate::app::App;
 use crate::clock::Timestamp;
 use crate::limits;
 use crate::model::json;
 
 /// The route of this file.
-pub fn router() -> Router<App> {
-    Router::new().route("/task_workers/filter", post(filter))
+pub fn router() -> Routes {
+    Routes::tagged("Task Workers").route("/task_workers/filter", post(filter))
 }
 
 const PREFIX: &str = "task-worker/";
@@ -37,7 +38,7 @@ const PREFIX: &str = "task-worker/";
 const CONNECTIONS_MAX: usize = 10_000;
 
 /// A task worker, as clients see it and as the bus has it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 struct TaskWorker {
     identifier: String,
     task_keys: Vec<String>,
@@ -46,13 +47,13 @@ struct TaskWorker {
     timestamp: Timestamp,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 struct FilterBody {
     task_worker_filter: Option<TaskWorkerFilter>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 struct TaskWorkerFilter {
     task_keys: Vec<String>,
 }

@@ -3,29 +3,35 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{get, post};
 use chrono::{DurationRound, TimeDelta};
 use indexmap::IndexMap;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::api::error::ApiError;
 use crate::api::extract::{Embedded, Json, Path};
-use crate::api::filters::{CountBody, ListBody};
+use crate::api::filters::{of_flows, of_task_runs};
+use crate::api::openapi::{Routes, get, post};
 use crate::api::page;
 use crate::app::App;
 use crate::clock::Timestamp;
 use crate::id::{FlowId, FlowRunId, TaskRunId};
 use crate::limits;
+use crate::model::filter::Filters;
+use crate::model::filter::deployment::DeploymentFilter;
+use crate::model::filter::flow::FlowFilter;
+use crate::model::filter::flow_run::FlowRunFilter;
 use crate::model::filter::part::AnyOf;
-use crate::model::filter::task_run::TaskRunFilterState;
+use crate::model::filter::task_run::{TaskRunFilter, TaskRunFilterState};
+use crate::model::filter::work_pool::WorkPoolFilter;
+use crate::model::filter::work_queue::WorkQueueFilter;
 use crate::model::flow_run::FlowRunSort;
 use crate::model::run::CountByState;
 use crate::model::state::StateType;
-use crate::model::task_run::TaskRunResponse;
+use crate::model::task_run::UiTaskRun;
 use crate::model::ui::{NextFlowRun, SimpleFlowRun, TaskRunCount};
 use crate::store::{task_runs, ui as store};
 
@@ -35,8 +41,8 @@ const BARS: i64 = 1000;
 const PIECES: usize = 20;
 
 /// The routes of this file.
-pub fn router() -> Router<App> {
-    Router::new()
+pub fn router() -> Routes {
+    Routes::tagged("UI")
         .route("/ui/flow_runs/history", post(flow_run_history))
         .route("/ui/flow_runs/count-task-runs", post(count_task_runs))
         .route("/ui/flows/count-deployments", post(count_deployments))
@@ -49,7 +55,7 @@ pub fn router() -> Router<App> {
 /// Flow runs as bars of a chart.
 async fn flow_run_history(
     State(app): State<App>,
-    Embedded(body): Embedded<ListBody<Option<FlowRunSort>>>,
+    Embedded(body): Embedded<of_flows::ListBody<Option<FlowRunSort>>>,
 ) -> Result<Json<Vec<SimpleFlowRun>>, ApiError> {
     let given = body.limit.unwrap_or(BARS);
     if given > BARS {
@@ -86,7 +92,7 @@ fn for_each<K: Copy + Eq + Hash, V: Clone, R>(ids: &[K], found: &HashMap<K, V>, 
     ids.iter().map(|id| (*id, shape(found.get(id).cloned()))).collect()
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 struct FlowRunIds {
     flow_run_ids: Vec<FlowRunId>,
 }
@@ -98,7 +104,7 @@ async fn count_task_runs(State(app): State<App>, Embedded(body): Embedded<FlowRu
     Ok(Json(for_each(&body.flow_run_ids, &counts, Option::unwrap_or_default)))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 struct FlowIds {
     flow_ids: Vec<FlowId>,
 }
@@ -124,17 +130,30 @@ fn minute(at: Timestamp) -> Timestamp {
     at.duration_trunc(TimeDelta::minutes(1)).unwrap_or(at)
 }
 
+#[derive(Debug, Deserialize, JsonSchema)]
+struct DashboardBody {
+    task_runs: TaskRunFilter,
+    #[serde(default)]
+    flows: Option<FlowFilter>,
+    #[serde(default)]
+    flow_runs: Option<FlowRunFilter>,
+    #[serde(default)]
+    deployments: Option<DeploymentFilter>,
+    #[serde(default)]
+    work_pools: Option<WorkPoolFilter>,
+    #[serde(default)]
+    work_queues: Option<WorkQueueFilter>,
+}
+
 /// Ended task runs in pieces of the time asked for.
-async fn dashboard_counts(State(app): State<App>, Embedded(body): Embedded<CountBody>) -> Result<Json<Vec<TaskRunCount>>, ApiError> {
-    let mut filters = body.into_filters();
-    let Some(task_runs) = filters.task_runs.as_mut() else {
-        return Err(ApiError::invalid("missing", &["body", "task_runs"], "Field required", json!(null)));
-    };
+async fn dashboard_counts(State(app): State<App>, Embedded(body): Embedded<DashboardBody>) -> Result<Json<Vec<TaskRunCount>>, ApiError> {
+    let DashboardBody { mut task_runs, flows, flow_runs, deployments, work_pools, work_queues } = body;
     let Some(after) = task_runs.start_time.as_ref().and_then(|time| time.after_) else {
         return Err(ApiError::detail(StatusCode::UNPROCESSABLE_ENTITY, "task_runs.start_time.after_ is required"));
     };
     let before = task_runs.start_time.as_ref().and_then(|time| time.before_).unwrap_or_else(|| app.now());
     task_runs.state = Some(TaskRunFilterState { kind: Some(AnyOf::of(StateType::TERMINAL.to_vec())), ..TaskRunFilterState::default() });
+    let filters = Filters { task_runs: Some(task_runs), flows, flow_runs, deployments, work_pools, work_queues };
     let (start, end) = (minute(after), minute(before) + TimeDelta::minutes(1));
     // Rounded up, so that the last moment is in the last piece.
     let width_micros = ((end - start).num_microseconds().unwrap_or(0).max(0) as u64).div_ceil(PIECES as u64).max(1) as i64;
@@ -148,14 +167,14 @@ async fn dashboard_counts(State(app): State<App>, Embedded(body): Embedded<Count
 }
 
 /// Count task runs by the type of their state.
-async fn count_by_state(State(app): State<App>, Embedded(body): Embedded<CountBody>) -> Result<Json<CountByState>, ApiError> {
+async fn count_by_state(State(app): State<App>, Embedded(body): Embedded<of_task_runs::CountBody>) -> Result<Json<CountByState>, ApiError> {
     let filters = body.into_filters();
     Ok(Json(task_runs::count_by_state(&mut app.read("ui.task_runs.count").await?, &filters).await?))
 }
 
 /// Read a task run and the name of its flow run.
-async fn read_task_run(State(app): State<App>, Path(id): Path<TaskRunId>) -> Result<Json<TaskRunResponse>, ApiError> {
+async fn read_task_run(State(app): State<App>, Path(id): Path<TaskRunId>) -> Result<Json<UiTaskRun>, ApiError> {
     let found = task_runs::read_with_flow_run_name(&mut app.read("ui.task_runs.read").await?, id).await?;
-    let (run, name) = found.ok_or_else(|| ApiError::not_found("Task not found"))?;
-    Ok(Json(TaskRunResponse { flow_run_name: Some(name), ..run.at(app.now()) }))
+    let (run, flow_run_name) = found.ok_or_else(|| ApiError::not_found("Task not found"))?;
+    Ok(Json(UiTaskRun { run: run.at(app.now()), flow_run_name }))
 }

@@ -2,15 +2,15 @@
 
 use std::collections::HashMap;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::post;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::api::error::ApiError;
-use crate::api::extract::{Embedded, Json};
+use crate::api::extract::{Embedded, Json, Shaped};
+use crate::api::openapi::{Routes, post};
 use crate::app::App;
 use crate::model::filter::variable::VariableFilter;
 use crate::model::variable::VariableSort;
@@ -22,18 +22,37 @@ use crate::store::variables;
 const VARIABLES: u64 = 10_000;
 
 /// The routes of this file.
-pub fn router() -> Router<App> {
-    Router::new().route("/ui/schemas/validate", post(validate))
+pub fn router() -> Routes {
+    Routes::tagged("UI").route("/ui/schemas/validate", post(validate))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 struct ValidateBody {
     schema: Map<String, Value>,
     values: Map<String, Value>,
 }
 
+/// What [`report`] says.
+#[derive(JsonSchema)]
+#[schemars(rename = "SchemaValuesValidationResponse")]
+#[expect(dead_code, reason = "only its schema is looked at")]
+struct Report {
+    errors: Vec<ReportedError>,
+    valid: bool,
+}
+
+/// What is wrong with a form, or with a part of it.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "only its schema is looked at")]
+enum ReportedError {
+    Whole(String),
+    Property { property: String, errors: Vec<ReportedError> },
+    Item { index: u64, errors: Vec<ReportedError> },
+}
+
 /// What is wrong with the values of a form.
-async fn validate(State(app): State<App>, Embedded(body): Embedded<ValidateBody>) -> Result<Json<Value>, ApiError> {
+async fn validate(State(app): State<App>, Embedded(body): Embedded<ValidateBody>) -> Result<Json<Shaped<Report>>, ApiError> {
     let known = if needs_hydration(&body.values) {
         let mut tx = app.read("ui.variables").await?;
         let all = variables::list(&mut tx, &VariableFilter::default(), VariableSort::default(), VARIABLES, 0).await?;
@@ -42,6 +61,6 @@ async fn validate(State(app): State<App>, Embedded(body): Embedded<ValidateBody>
         HashMap::new()
     };
     report(&body.values, &Value::Object(body.schema), &known)
-        .map(Json)
+        .map(|report| Json(report.into()))
         .map_err(|error| ApiError::detail(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))
 }

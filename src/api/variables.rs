@@ -1,13 +1,14 @@
 //! `/variables`
 
-use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::routing::{get, post};
+use axum::response::NoContent;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::api::answer::Created;
 use crate::api::error::ApiError;
 use crate::api::extract::{Embedded, Json, Path};
+use crate::api::openapi::{Routes, get, post};
 use crate::api::page;
 use crate::app::App;
 use crate::events::lifecycle::{self, Action};
@@ -18,8 +19,8 @@ use crate::store::StoreError;
 use crate::store::variables::{self as store, Key};
 
 /// The routes of this file.
-pub fn router() -> Router<App> {
-    Router::new()
+pub fn router() -> Routes {
+    Routes::tagged("Variables")
         .route("/variables/", post(create))
         .route("/variables/filter", post(filter))
         .route("/variables/count", post(count))
@@ -32,7 +33,7 @@ fn missing() -> ApiError {
 }
 
 /// Create a variable.
-async fn create(State(app): State<App>, Json(body): Json<VariableCreate>) -> Result<(StatusCode, Json<Variable>), ApiError> {
+async fn create(State(app): State<App>, Json(body): Json<VariableCreate>) -> Result<Created<Variable>, ApiError> {
     let now = app.now();
     let mut tx = app.begin("variables.create").await?;
     let created = store::insert(&mut tx, VariableId::fresh(), now, &body).await.map_err(|error| match error {
@@ -41,7 +42,7 @@ async fn create(State(app): State<App>, Json(body): Json<VariableCreate>) -> Res
     })?;
     tx.emit(lifecycle::variable(Action::Created, &created, now));
     tx.commit().await?;
-    Ok((StatusCode::CREATED, Json(created)))
+    Ok(Created(created))
 }
 
 async fn read(app: &App, key: &Key) -> Result<Json<Variable>, ApiError> {
@@ -58,7 +59,7 @@ async fn read_by_name(State(app): State<App>, Path(name): Path<String>) -> Resul
     read(&app, &Key::Name(name)).await
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 struct FilterBody {
     variables: Option<VariableFilter>,
@@ -75,13 +76,19 @@ async fn filter(State(app): State<App>, Embedded(body): Embedded<FilterBody>) ->
     Ok(Json(store::list(&mut app.read("variables.filter").await?, &filter, body.sort, limit, offset).await?))
 }
 
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+struct CountBody {
+    variables: Option<VariableFilter>,
+}
+
 /// Count variables.
-async fn count(State(app): State<App>, Embedded(body): Embedded<FilterBody>) -> Result<Json<i64>, ApiError> {
+async fn count(State(app): State<App>, Embedded(body): Embedded<CountBody>) -> Result<Json<i64>, ApiError> {
     let filter = body.variables.unwrap_or_default();
     Ok(Json(store::count(&mut app.read("variables.count").await?, &filter).await?))
 }
 
-async fn update(app: &App, key: &Key, body: &VariableUpdate) -> Result<StatusCode, ApiError> {
+async fn update(app: &App, key: &Key, body: &VariableUpdate) -> Result<NoContent, ApiError> {
     let now = app.now();
     let mut tx = app.begin("variables.update").await?;
     let before = store::read(&mut tx, key).await?.ok_or_else(missing)?;
@@ -89,42 +96,34 @@ async fn update(app: &App, key: &Key, body: &VariableUpdate) -> Result<StatusCod
     let after = store::read(&mut tx, &Key::Id(before.id)).await?.ok_or_else(missing)?;
     tx.emit(lifecycle::variable(Action::Updated, &after, now));
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// Change a variable by id.
-async fn update_by_id(
-    State(app): State<App>,
-    Path(id): Path<VariableId>,
-    Json(body): Json<VariableUpdate>,
-) -> Result<StatusCode, ApiError> {
+async fn update_by_id(State(app): State<App>, Path(id): Path<VariableId>, Json(body): Json<VariableUpdate>) -> Result<NoContent, ApiError> {
     update(&app, &Key::Id(id), &body).await
 }
 
 /// Change a variable by name.
-async fn update_by_name(
-    State(app): State<App>,
-    Path(name): Path<String>,
-    Json(body): Json<VariableUpdate>,
-) -> Result<StatusCode, ApiError> {
+async fn update_by_name(State(app): State<App>, Path(name): Path<String>, Json(body): Json<VariableUpdate>) -> Result<NoContent, ApiError> {
     update(&app, &Key::Name(name), &body).await
 }
 
-async fn delete(app: &App, key: &Key) -> Result<StatusCode, ApiError> {
+async fn delete(app: &App, key: &Key) -> Result<NoContent, ApiError> {
     let mut tx = app.begin("variables.delete").await?;
     let variable = store::read(&mut tx, key).await?.ok_or_else(missing)?;
     store::delete(&mut tx, &Key::Id(variable.id)).await?;
     tx.emit(lifecycle::variable(Action::Deleted, &variable, app.now()));
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// Delete a variable by id.
-async fn delete_by_id(State(app): State<App>, Path(id): Path<VariableId>) -> Result<StatusCode, ApiError> {
+async fn delete_by_id(State(app): State<App>, Path(id): Path<VariableId>) -> Result<NoContent, ApiError> {
     delete(&app, &Key::Id(id)).await
 }
 
 /// Delete a variable by name.
-async fn delete_by_name(State(app): State<App>, Path(name): Path<String>) -> Result<StatusCode, ApiError> {
+async fn delete_by_name(State(app): State<App>, Path(name): Path<String>) -> Result<NoContent, ApiError> {
     delete(&app, &Key::Name(name)).await
 }

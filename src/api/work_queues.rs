@@ -1,13 +1,18 @@
 //! `/work_queues`: queues by their own id, as agents know them. Queues made here belong to the default agent pool.
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::routing::{get, post};
+use std::convert::Infallible;
+
+use axum::extract::{FromRequestParts, State};
+use axum::http::request::Parts;
+use axum::response::NoContent;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::api::answer::Created;
 use crate::api::error::ApiError;
 use crate::api::extract::{Embedded, Json, Path};
+use crate::api::openapi::describe::{Input, Operation};
+use crate::api::openapi::{Routes, Schemas, get, post};
 use crate::api::page;
 use crate::api::work_pools::{poll, pools, queues};
 use crate::app::App;
@@ -27,8 +32,8 @@ use crate::store::work_queues::{self as store, Counting, WorkQueueOrder};
 use crate::store::{StoreError, Tx, scheduled_runs};
 
 /// The routes of this file.
-pub fn router() -> Router<App> {
-    Router::new()
+pub fn router() -> Routes {
+    Routes::tagged("Work Queues")
         .route("/work_queues/", post(create))
         .route("/work_queues/filter", post(filter))
         .route("/work_queues/name/{name}", get(read_by_name))
@@ -95,7 +100,7 @@ pub(crate) async fn ensure(tx: &mut Tx, name: &str, now: Timestamp) -> Result<Wo
 }
 
 /// Create a work queue.
-async fn create(State(app): State<App>, Json(body): Json<WorkQueueCreate>) -> Result<(StatusCode, Json<WorkQueue>), ApiError> {
+async fn create(State(app): State<App>, Json(body): Json<WorkQueueCreate>) -> Result<Created<WorkQueue>, ApiError> {
     let now = app.now();
     let mut tx = app.begin("work_queues.create").await?;
     let mut queue = make(&mut tx, now, &body).await.map_err(|error| match error {
@@ -104,7 +109,7 @@ async fn create(State(app): State<App>, Json(body): Json<WorkQueueCreate>) -> Re
     })?;
     tx.commit().await?;
     queue.active_slots = queue.concurrency_limit.map(|_| 0);
-    Ok((StatusCode::CREATED, Json(queue)))
+    Ok(Created(queue))
 }
 
 async fn with_slots(tx: &mut Tx, queue: Option<WorkQueue>) -> Result<Json<WorkQueue>, ApiError> {
@@ -127,7 +132,7 @@ async fn read_by_name(State(app): State<App>, Path(name): Path<String>) -> Resul
     with_slots(&mut tx, queue).await
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 struct FilterBody {
     work_queues: Option<WorkQueueFilter>,
@@ -146,7 +151,7 @@ async fn filter(State(app): State<App>, Embedded(body): Embedded<FilterBody>) ->
 }
 
 /// Change a work queue.
-async fn update(State(app): State<App>, Path(id): Path<WorkQueueId>, Json(body): Json<WorkQueueUpdate>) -> Result<StatusCode, ApiError> {
+async fn update(State(app): State<App>, Path(id): Path<WorkQueueId>, Json(body): Json<WorkQueueUpdate>) -> Result<NoContent, ApiError> {
     let now = app.now();
     let missing = || ApiError::not_found(format!("Work Queue {id} not found"));
     let mut tx = app.begin("work_queues.update").await?;
@@ -155,21 +160,21 @@ async fn update(State(app): State<App>, Path(id): Path<WorkQueueId>, Json(body):
         return Err(missing());
     }
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// Delete a work queue.
-async fn delete(State(app): State<App>, Path(id): Path<WorkQueueId>) -> Result<StatusCode, ApiError> {
+async fn delete(State(app): State<App>, Path(id): Path<WorkQueueId>) -> Result<NoContent, ApiError> {
     let now = app.now();
     let mut tx = app.begin("work_queues.delete").await?;
     let queue = store::read(&mut tx, id).await?.ok_or_else(missing)?;
     tx.emit(events::queue_deleted(&queue, now));
     store::delete(&mut tx, id).await?;
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 struct RunsBody {
     limit: Option<i64>,
@@ -177,19 +182,33 @@ struct RunsBody {
     scheduled_before: Option<Timestamp>,
 }
 
-/// Tells a look of the UI from a poll.
-const UI_HEADER: &str = "x-prefect-ui";
+/// Tells a look of the UI from a poll, by a header.
+struct IsUi(bool);
 
-fn is_ui(headers: &HeaderMap) -> bool {
-    let value = headers.get(UI_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    ["1", "true", "t", "yes", "y", "on"].contains(&value.to_lowercase().as_str())
+impl IsUi {
+    const HEADER: &'static str = "x-prefect-ui";
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for IsUi {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let value = parts.headers.get(Self::HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        Ok(Self(["1", "true", "t", "yes", "y", "on"].contains(&value.to_lowercase().as_str())))
+    }
+}
+
+impl Input for IsUi {
+    fn describe(operation: &mut Operation, schemas: &mut Schemas) {
+        operation.parameter("header", Self::HEADER, false, schemas.input::<bool>());
+    }
 }
 
 /// Get the runs of a work queue that are due.
 async fn get_runs(
     State(app): State<App>,
     Path(id): Path<WorkQueueId>,
-    headers: HeaderMap,
+    IsUi(is_ui): IsUi,
     Embedded(body): Embedded<RunsBody>,
 ) -> Result<Json<Vec<FlowRunResponse>>, ApiError> {
     let limit = page::limit(body.limit)?;
@@ -198,14 +217,14 @@ async fn get_runs(
     let queue = store::read(&mut tx, id).await?.ok_or_else(|| ApiError::ObjectNotFound(format!("Work queue with id {id} not found.")))?;
     let runs = scheduled_runs::of_queue(&mut tx, &queue, body.scheduled_before, limit).await?;
     tx.commit().await?;
-    if !is_ui(&headers) {
+    if !is_ui {
         poll::note(&app, &[id], &[]).await;
     }
     // The reference does not load the pools of these runs, and says that they have none.
     Ok(Json(runs.into_iter().map(|run| FlowRun { queue: None, ..run }.at(now)).collect()))
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 struct ConcurrencyBody {
     #[serde(deserialize_with = "crate::model::bounds::from_one")]

@@ -1,6 +1,7 @@
 //! Artifacts, and the newest of each key (`prefect/server/schemas/{core,actions,sorting}.py`).
 
 use indexmap::IndexMap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
@@ -16,7 +17,7 @@ const METADATA_CHARACTERS: usize = 500;
 pub type Metadata = IndexMap<String, String>;
 
 /// Something that a run leaves behind for people to look at.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Artifact {
     pub id: ArtifactId,
     #[serde(with = "json::timestamp")]
@@ -33,7 +34,7 @@ pub struct Artifact {
 }
 
 /// All artifacts of a key; says what its newest does.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct ArtifactCollection {
     pub id: ArtifactCollectionId,
     #[serde(with = "json::timestamp")]
@@ -51,7 +52,7 @@ pub struct ArtifactCollection {
 }
 
 /// Body of `POST /artifacts/`.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ArtifactCreate {
     #[serde(deserialize_with = "artifact_key")]
@@ -66,7 +67,7 @@ pub struct ArtifactCreate {
 }
 
 /// Body of `PATCH /artifacts/{id}`.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ArtifactUpdate {
     pub data: Patch<Value>,
@@ -76,7 +77,7 @@ pub struct ArtifactUpdate {
 }
 
 /// Order of a list of artifacts, or of collections.
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum ArtifactSort {
     CreatedDesc,

@@ -2,6 +2,7 @@
 //! (`prefect/server/schemas/{core,actions,sorting}.py`).
 
 use indexmap::IndexMap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
@@ -14,7 +15,7 @@ use crate::model::{Patch, name};
 pub const NO_VERSION: &str = "non-versioned";
 
 /// What a block is: the class, as clients know it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct BlockType {
     pub id: BlockTypeId,
     #[serde(with = "json::timestamp")]
@@ -33,7 +34,7 @@ pub struct BlockType {
 }
 
 /// Body of `POST /block_types/`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BlockTypeCreate {
     #[serde(deserialize_with = "plain_name")]
@@ -51,7 +52,7 @@ pub struct BlockTypeCreate {
 }
 
 /// Body of `PATCH /block_types/{id}`.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BlockTypeUpdate {
     pub logo_url: Patch<String>,
@@ -86,7 +87,7 @@ fn unescape_html(text: &str) -> String {
 }
 
 /// The fields of a block type, at some version.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct BlockSchema {
     pub id: BlockSchemaId,
     #[serde(with = "json::timestamp")]
@@ -109,7 +110,7 @@ impl BlockSchema {
 }
 
 /// Body of `POST /block_schemas/`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BlockSchemaCreate {
     #[serde(default)]
@@ -126,7 +127,7 @@ fn no_version() -> String {
 }
 
 /// Values for the fields of a block type, under a name.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct BlockDocument {
     pub id: BlockDocumentId,
     #[serde(with = "json::timestamp")]
@@ -147,13 +148,13 @@ pub struct BlockDocument {
 }
 
 /// A document inside another.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct BlockDocumentReference {
     pub block_document: ReferencedDocument,
 }
 
 /// What a document says of one inside it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct ReferencedDocument {
     pub id: BlockDocumentId,
     pub name: String,
@@ -163,7 +164,7 @@ pub struct ReferencedDocument {
 }
 
 /// Body of `POST /block_documents/`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(try_from = "AnyBlockDocumentCreate")]
 pub struct BlockDocumentCreate {
     /// Always there unless the document is anonymous.
@@ -174,7 +175,7 @@ pub struct BlockDocumentCreate {
     pub is_anonymous: bool,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct AnyBlockDocumentCreate {
     #[serde(default, deserialize_with = "document_name")]
@@ -200,7 +201,7 @@ impl TryFrom<AnyBlockDocumentCreate> for BlockDocumentCreate {
 }
 
 /// Body of `PATCH /block_documents/{id}`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BlockDocumentUpdate {
     #[serde(default)]
@@ -221,7 +222,7 @@ fn yes() -> bool {
 }
 
 /// Order of a list of block documents.
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum BlockDocumentSort {
     NameDesc,

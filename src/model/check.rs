@@ -21,7 +21,7 @@ const FINDINGS_BYTES_MAX: usize = 8 * 1024 * 1024;
 const READINGS_MAX: usize = 3000;
 
 /// One finding of request validation, as pydantic words it.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct Issue {
     /// Kind, such as `missing`, `extra_forbidden`, `uuid_parsing`.
     #[serde(rename = "type")]

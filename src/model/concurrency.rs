@@ -1,6 +1,7 @@
 //! Concurrency limits (`prefect/server/schemas/{core,actions,responses}.py`): those by name (v2), and those by tag of
 //! the old API (v1), which are kept as limits named `tag:<tag>`.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
@@ -17,7 +18,7 @@ const OCCUPANCY_SECONDS_MIN: f64 = 0.1;
 /// The average is taken over this many samples per slot of the limit.
 const OCCUPANCY_SAMPLES_PER_SLOT: f64 = 2.0;
 /// A limit by name, as the row has it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct ConcurrencyLimitV2 {
     pub id: ConcurrencyLimitId,
     #[serde(with = "json::timestamp")]
@@ -88,7 +89,7 @@ impl ConcurrencyLimitV2 {
 }
 
 /// A limit by name as it is answered: with the slots that are taken at this moment.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct GlobalConcurrencyLimit {
     pub id: ConcurrencyLimitId,
     #[serde(with = "json::timestamp")]
@@ -103,7 +104,7 @@ pub struct GlobalConcurrencyLimit {
 }
 
 /// A limit of which slots were taken.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct MinimalConcurrencyLimit {
     pub id: ConcurrencyLimitId,
     pub name: String,
@@ -111,14 +112,14 @@ pub struct MinimalConcurrencyLimit {
 }
 
 /// Limits of which slots were taken, and the lease that holds them.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct ConcurrencyLimitWithLease {
     pub lease_id: LeaseId,
     pub limits: Vec<MinimalConcurrencyLimit>,
 }
 
 /// Body of `POST /v2/concurrency_limits/`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ConcurrencyLimitV2Create {
     #[serde(default = "yes")]
@@ -136,7 +137,7 @@ pub struct ConcurrencyLimitV2Create {
 }
 
 /// Body of `PATCH /v2/concurrency_limits/{id_or_name}`.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConcurrencyLimitV2Update {
     pub active: Patch<bool>,
@@ -153,7 +154,7 @@ pub struct ConcurrencyLimitV2Update {
 }
 
 /// A limit on a tag, of the old API.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct ConcurrencyLimit {
     pub id: ConcurrencyLimitId,
     #[serde(with = "json::timestamp")]
@@ -167,7 +168,7 @@ pub struct ConcurrencyLimit {
 }
 
 /// Body of `POST /concurrency_limits/`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ConcurrencyLimitCreate {
     pub tag: String,
@@ -175,7 +176,7 @@ pub struct ConcurrencyLimitCreate {
 }
 
 /// What kind of thing holds a lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum HolderType {
     FlowRun,
@@ -184,7 +185,7 @@ pub enum HolderType {
 }
 
 /// Who holds a lease.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LeaseHolder {
     #[serde(rename = "type")]
@@ -193,7 +194,7 @@ pub struct LeaseHolder {
 }
 
 /// What happens to a run of a deployment whose slots are all taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum CollisionStrategy {
     /// It waits.
@@ -203,7 +204,7 @@ pub enum CollisionStrategy {
 }
 
 /// How a deployment uses its concurrency limit. Unknown keys are ignored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ConcurrencyOptions {
     pub collision_strategy: CollisionStrategy,
     /// Seconds that a run has from its slot to its start, 60 to 86,400; the server's setting where it says nothing.

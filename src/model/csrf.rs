@@ -1,5 +1,6 @@
 //! Tokens against cross-site request forgery (`prefect/server/schemas/core.py`).
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -7,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::model::json;
 
 /// The token of one client, good until it expires.
-#[derive(Clone, Serialize)]
+#[derive(Clone, Serialize, JsonSchema)]
 pub struct CsrfToken {
     pub id: Uuid,
     #[serde(with = "json::timestamp")]

@@ -1,6 +1,8 @@
 //! Deployments and their schedules (`prefect/server/schemas/{core,actions,responses}.py`).
 
-use serde::ser::SerializeStruct;
+use std::borrow::Cow;
+
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
@@ -10,7 +12,7 @@ use crate::id::{
 };
 use crate::model::concurrency::{ConcurrencyOptions, GlobalConcurrencyLimit};
 use crate::model::flow_run::CreatedBy;
-use crate::model::json::{self, invalid, write_timestamp};
+use crate::model::json::{self, invalid};
 use crate::model::labels::{self, Labels};
 use crate::model::policy::{self, FlowRunPolicy};
 use crate::model::schedule::Schedule;
@@ -22,7 +24,8 @@ use crate::model::{Patch, bounds, run};
 const SCHEDULED_RUNS: i64 = 50;
 
 /// A deployment with its schedules, and what it shows of its queue, pool and concurrency limit.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, JsonSchema)]
+#[schemars(rename = "DeploymentResponse", with = "Shown<'static>")]
 pub struct Deployment {
     pub id: DeploymentId,
     pub created: Timestamp,
@@ -70,48 +73,87 @@ pub struct DeploymentQueue {
     pub work_pool_type: String,
 }
 
+/// A [`Deployment`] as clients see it, in the reference's order.
+#[derive(Serialize, JsonSchema)]
+struct Shown<'a> {
+    id: DeploymentId,
+    #[serde(with = "json::timestamp")]
+    created: Timestamp,
+    #[serde(with = "json::timestamp")]
+    updated: Timestamp,
+    name: &'a str,
+    version: Option<&'a str>,
+    description: Option<&'a str>,
+    flow_id: FlowId,
+    paused: bool,
+    /// Latest change first.
+    schedules: &'a [DeploymentSchedule],
+    /// Deprecated, and always null.
+    concurrency_limit: Option<i64>,
+    global_concurrency_limit: Option<&'a GlobalConcurrencyLimit>,
+    concurrency_options: Option<&'a ConcurrencyOptions>,
+    job_variables: &'a Map<String, Value>,
+    parameters: &'a Map<String, Value>,
+    tags: &'a [String],
+    labels: Cow<'a, Labels>,
+    work_queue_name: Option<&'a str>,
+    work_queue_id: Option<WorkQueueId>,
+    #[serde(with = "json::optional_timestamp")]
+    last_polled: Option<Timestamp>,
+    parameter_openapi_schema: Option<&'a Value>,
+    path: Option<&'a str>,
+    pull_steps: Option<&'a Value>,
+    entrypoint: Option<&'a str>,
+    storage_document_id: Option<BlockDocumentId>,
+    infrastructure_document_id: Option<BlockDocumentId>,
+    created_by: Option<&'a CreatedBy>,
+    updated_by: Option<&'a CreatedBy>,
+    work_pool_name: Option<&'a str>,
+    status: DeploymentStatus,
+    enforce_parameter_schema: bool,
+}
+
 impl Serialize for Deployment {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let empty = Labels::new();
         let queue = self.queue.as_ref();
-        let mut out = serializer.serialize_struct("Deployment", 31)?;
-        out.serialize_field("id", &self.id)?;
-        out.serialize_field("created", &write_timestamp(&self.created))?;
-        out.serialize_field("updated", &write_timestamp(&self.updated))?;
-        out.serialize_field("name", &self.name)?;
-        out.serialize_field("version", &self.version)?;
-        out.serialize_field("description", &self.description)?;
-        out.serialize_field("flow_id", &self.flow_id)?;
-        out.serialize_field("paused", &self.paused)?;
-        out.serialize_field("schedules", &self.schedules)?;
-        // Deprecated, and always null.
-        out.serialize_field("concurrency_limit", &Option::<i64>::None)?;
-        out.serialize_field("global_concurrency_limit", &self.global_concurrency_limit)?;
-        out.serialize_field("concurrency_options", &self.concurrency_options)?;
-        out.serialize_field("job_variables", &self.job_variables)?;
-        out.serialize_field("parameters", &self.parameters)?;
-        out.serialize_field("tags", &self.tags)?;
-        out.serialize_field("labels", self.labels.as_ref().unwrap_or(&empty))?;
-        out.serialize_field("work_queue_name", &queue.map(|queue| &queue.name).or(self.work_queue_name.as_ref()))?;
-        out.serialize_field("work_queue_id", &self.work_queue_id)?;
-        out.serialize_field("last_polled", &self.last_polled.as_ref().map(write_timestamp))?;
-        out.serialize_field("parameter_openapi_schema", &self.parameter_openapi_schema)?;
-        out.serialize_field("path", &self.path)?;
-        out.serialize_field("pull_steps", &self.pull_steps)?;
-        out.serialize_field("entrypoint", &self.entrypoint)?;
-        out.serialize_field("storage_document_id", &self.storage_document_id)?;
-        out.serialize_field("infrastructure_document_id", &self.infrastructure_document_id)?;
-        out.serialize_field("created_by", &self.created_by)?;
-        out.serialize_field("updated_by", &self.updated_by)?;
-        out.serialize_field("work_pool_name", &queue.map(|queue| &queue.work_pool_name))?;
-        out.serialize_field("status", &self.status)?;
-        out.serialize_field("enforce_parameter_schema", &self.enforce_parameter_schema)?;
-        out.end()
+        let shown = Shown {
+            id: self.id,
+            created: self.created,
+            updated: self.updated,
+            name: &self.name,
+            version: self.version.as_deref(),
+            description: self.description.as_deref(),
+            flow_id: self.flow_id,
+            paused: self.paused,
+            schedules: &self.schedules,
+            concurrency_limit: None,
+            global_concurrency_limit: self.global_concurrency_limit.as_ref(),
+            concurrency_options: self.concurrency_options.as_ref(),
+            job_variables: &self.job_variables,
+            parameters: &self.parameters,
+            tags: &self.tags,
+            labels: self.labels.as_ref().map_or_else(|| Cow::Owned(Labels::new()), Cow::Borrowed),
+            work_queue_name: queue.map(|queue| queue.name.as_str()).or(self.work_queue_name.as_deref()),
+            work_queue_id: self.work_queue_id,
+            last_polled: self.last_polled,
+            parameter_openapi_schema: self.parameter_openapi_schema.as_ref(),
+            path: self.path.as_deref(),
+            pull_steps: self.pull_steps.as_ref(),
+            entrypoint: self.entrypoint.as_deref(),
+            storage_document_id: self.storage_document_id,
+            infrastructure_document_id: self.infrastructure_document_id,
+            created_by: self.created_by.as_ref(),
+            updated_by: self.updated_by.as_ref(),
+            work_pool_name: queue.map(|queue| queue.work_pool_name.as_str()),
+            status: self.status,
+            enforce_parameter_schema: self.enforce_parameter_schema,
+        };
+        shown.serialize(serializer)
     }
 }
 
 /// A schedule of a deployment.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct DeploymentSchedule {
     pub id: DeploymentScheduleId,
     #[serde(with = "json::timestamp")]
@@ -129,7 +171,7 @@ pub struct DeploymentSchedule {
 }
 
 /// A schedule to make.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DeploymentScheduleCreate {
     #[serde(default = "yes")]
@@ -147,7 +189,7 @@ pub struct DeploymentScheduleCreate {
 }
 
 /// A schedule to change, or to make in an update of a deployment.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DeploymentScheduleUpdate {
     pub active: Option<bool>,
@@ -175,7 +217,7 @@ impl DeploymentScheduleUpdate {
 }
 
 /// Body of `POST /deployments/`. What is absent keeps its value where the deployment exists.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DeploymentCreate {
     #[serde(deserialize_with = "deployment_name")]
@@ -227,7 +269,7 @@ pub struct DeploymentCreate {
 }
 
 /// Body of `PATCH /deployments/{id}`.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DeploymentUpdate {
     pub version: Patch<String>,
@@ -257,7 +299,7 @@ pub struct DeploymentUpdate {
 }
 
 /// What a client says of the version; other keys are ignored.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 pub struct VersionInfo {
     #[serde(rename = "type")]
     pub kind: String,
@@ -343,7 +385,7 @@ impl From<DeploymentUpdate> for DeploymentChange {
 }
 
 /// Body of `POST /deployments/{id}/create_flow_run`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DeploymentFlowRunCreate {
     #[serde(default)]
@@ -375,7 +417,7 @@ pub struct DeploymentFlowRunCreate {
 }
 
 /// What became of one run of a bulk creation.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct FlowRunCreateResult {
     pub flow_run_id: Option<FlowRunId>,
     /// `CREATED` or `FAILED`.
@@ -384,7 +426,7 @@ pub struct FlowRunCreateResult {
 }
 
 /// Order of a list of deployments.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum DeploymentSort {
     CreatedDesc,

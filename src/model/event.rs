@@ -1,6 +1,7 @@
 //! Events as clients send them and as the server keeps them (`prefect/server/events/schemas/events.py`).
 
 use indexmap::IndexMap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -16,7 +17,7 @@ pub const PERSISTER_GROUP: &str = "event-persister";
 pub type Resource = IndexMap<String, String>;
 
 /// One event.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
     /// When it happened, by the emitter's clock.
     #[serde(with = "json::timestamp")]
@@ -92,9 +93,10 @@ fn check_resource(resource: &Resource, limits: &EventLimits) -> Result<(), Strin
 }
 
 /// An event that a server has received.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, JsonSchema)]
 pub struct ReceivedEvent {
     /// The event.
+    #[schemars(flatten)]
     pub event: Event,
     /// When a server took it in.
     pub received: Timestamp,

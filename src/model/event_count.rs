@@ -4,6 +4,7 @@
 //! that touches it, also those without events.
 
 use chrono::{Datelike, TimeDelta, TimeZone, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
@@ -16,7 +17,7 @@ const SPANS: i128 = 1000;
 pub const INTERVAL_MIN: f64 = 0.01;
 
 /// What is counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Countable {
     /// Spans of a day; older than `Time`.
@@ -30,7 +31,7 @@ pub enum Countable {
 }
 
 /// A unit of time.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TimeUnit {
     Week,
@@ -42,7 +43,7 @@ pub enum TimeUnit {
 }
 
 /// One line of an answer.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct EventCount {
     /// The name or id; of a span, its number in the answer.
     pub value: String,

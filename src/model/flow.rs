@@ -1,5 +1,6 @@
 //! Flows (`prefect/server/schemas/{core,actions,sorting}.py`).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::clock::Timestamp;
@@ -9,7 +10,7 @@ use crate::model::labels::{self, Labels};
 use crate::model::{Patch, name};
 
 /// A flow.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Flow {
     pub id: FlowId,
     #[serde(with = "json::timestamp")]
@@ -23,7 +24,7 @@ pub struct Flow {
 }
 
 /// Body of `POST /flows/`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FlowCreate {
     #[serde(deserialize_with = "flow_name")]
@@ -36,7 +37,7 @@ pub struct FlowCreate {
 }
 
 /// Body of `PATCH /flows/{id}`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FlowUpdate {
     #[serde(default)]
@@ -44,7 +45,7 @@ pub struct FlowUpdate {
 }
 
 /// Order of a list of flows.
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum FlowSort {
     CreatedDesc,

@@ -3,13 +3,15 @@
 //! [`FlowRun`] is the row with its current state and work queue; clients get a [`FlowRunResponse`], which adds the
 //! estimates as of a moment.
 
-use serde::ser::SerializeStruct;
+use std::borrow::Cow;
+
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use crate::clock::Timestamp;
 use crate::id::{BlockDocumentId, DeploymentId, FlowId, FlowRunId, FlowRunInputId, StateId, TaskRunId, WorkPoolId, WorkQueueId};
-use crate::model::json::{self, invalid, write_timestamp};
+use crate::model::json::{self, invalid};
 use crate::model::labels::{self, Labels};
 use crate::model::policy::{self, FlowRunPolicy};
 use crate::model::run::{self, Moments};
@@ -17,7 +19,7 @@ use crate::model::state::{State, StateCreate, StateType};
 use crate::model::{Patch, name};
 
 /// Who made or changed an object.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CreatedBy {
     #[serde(default)]
     pub id: Option<uuid::Uuid>,
@@ -138,65 +140,162 @@ impl FlowRun {
 }
 
 /// A flow run as clients see it at a moment.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, JsonSchema)]
+#[schemars(with = "Shown<'static>")]
 pub struct FlowRunResponse {
     pub run: FlowRun,
     pub now: Timestamp,
 }
 
+impl FlowRunResponse {
+    /// What a worker gets that asks for work: without the pool, which it knows, and without the state, which the
+    /// reference does not load there.
+    pub fn polled(self) -> PolledFlowRun {
+        PolledFlowRun(self)
+    }
+}
+
+/// A flow run as a worker gets it.
+#[derive(Debug, Clone, PartialEq, JsonSchema)]
+#[schemars(with = "Polled<'static>")]
+pub struct PolledFlowRun(FlowRunResponse);
+
+/// What every answer shows of a flow run, in the reference's order.
+#[derive(Serialize, JsonSchema)]
+struct Core<'a> {
+    id: FlowRunId,
+    #[serde(with = "json::timestamp")]
+    created: Timestamp,
+    #[serde(with = "json::timestamp")]
+    updated: Timestamp,
+    name: &'a str,
+    flow_id: FlowId,
+    state_id: Option<StateId>,
+    deployment_id: Option<DeploymentId>,
+    deployment_version: Option<&'a str>,
+    work_queue_id: Option<WorkQueueId>,
+    work_queue_name: Option<&'a str>,
+    flow_version: Option<&'a str>,
+    parameters: &'a Map<String, Value>,
+    idempotency_key: Option<&'a str>,
+    context: &'a Map<String, Value>,
+    empirical_policy: &'a FlowRunPolicy,
+    tags: &'a [String],
+    labels: Cow<'a, Labels>,
+    parent_task_run_id: Option<TaskRunId>,
+    state_type: Option<StateType>,
+    state_name: Option<&'a str>,
+    run_count: i64,
+    #[serde(with = "json::optional_timestamp")]
+    expected_start_time: Option<Timestamp>,
+    #[serde(with = "json::optional_timestamp")]
+    next_scheduled_start_time: Option<Timestamp>,
+    #[serde(with = "json::optional_timestamp")]
+    start_time: Option<Timestamp>,
+    #[serde(with = "json::optional_timestamp")]
+    end_time: Option<Timestamp>,
+    /// Seconds in running states that are over.
+    total_run_time: f64,
+    /// Seconds, with those of the running state.
+    estimated_run_time: f64,
+    /// Seconds that it started late, or is late.
+    estimated_start_time_delta: f64,
+    auto_scheduled: bool,
+    infrastructure_document_id: Option<BlockDocumentId>,
+    infrastructure_pid: Option<&'a str>,
+    created_by: Option<&'a CreatedBy>,
+}
+
+/// A [`FlowRunResponse`].
+#[derive(Serialize, JsonSchema)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    core: Core<'a>,
+    work_pool_id: Option<WorkPoolId>,
+    work_pool_name: Option<&'a str>,
+    state: Option<&'a State>,
+    job_variables: Option<&'a Map<String, Value>>,
+}
+
+/// A [`PolledFlowRun`].
+#[derive(Serialize, JsonSchema)]
+struct Polled<'a> {
+    #[serde(flatten)]
+    core: Core<'a>,
+    /// Always null.
+    state: Option<&'a State>,
+    job_variables: Option<&'a Map<String, Value>>,
+}
+
+impl<'a> From<&'a FlowRunResponse> for Core<'a> {
+    fn from(FlowRunResponse { run, now }: &'a FlowRunResponse) -> Self {
+        let moments = run.moments();
+        Self {
+            id: run.id,
+            created: run.created,
+            updated: run.updated,
+            name: &run.name,
+            flow_id: run.flow_id,
+            state_id: run.state_id,
+            deployment_id: run.deployment_id,
+            deployment_version: run.deployment_version.as_deref(),
+            work_queue_id: run.work_queue_id,
+            work_queue_name: run.queue.as_ref().map(|queue| queue.name.as_str()).or(run.work_queue_name.as_deref()),
+            flow_version: run.flow_version.as_deref(),
+            parameters: &run.parameters,
+            idempotency_key: run.idempotency_key.as_deref(),
+            context: &run.context,
+            empirical_policy: &run.empirical_policy,
+            tags: &run.tags,
+            labels: run.labels.as_ref().map_or_else(|| Cow::Owned(Labels::new()), Cow::Borrowed),
+            parent_task_run_id: run.parent_task_run_id,
+            state_type: run.state_type,
+            state_name: run.state_name.as_deref(),
+            run_count: run.run_count,
+            expected_start_time: run.expected_start_time,
+            next_scheduled_start_time: run.next_scheduled_start_time,
+            start_time: run.start_time,
+            end_time: run.end_time,
+            total_run_time: run.total_run_time,
+            estimated_run_time: moments.estimated_run_time(*now),
+            estimated_start_time_delta: moments.estimated_start_time_delta(*now),
+            auto_scheduled: run.auto_scheduled,
+            infrastructure_document_id: run.infrastructure_document_id,
+            infrastructure_pid: run.infrastructure_pid.as_deref(),
+            created_by: run.created_by.as_ref(),
+        }
+    }
+}
+
 impl Serialize for FlowRunResponse {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let run = &self.run;
-        let at = |moment: &Option<Timestamp>| moment.as_ref().map(write_timestamp);
-        let empty = Labels::new();
-        let mut out = serializer.serialize_struct("FlowRunResponse", 37)?;
-        out.serialize_field("id", &run.id)?;
-        out.serialize_field("created", &write_timestamp(&run.created))?;
-        out.serialize_field("updated", &write_timestamp(&run.updated))?;
-        out.serialize_field("name", &run.name)?;
-        out.serialize_field("flow_id", &run.flow_id)?;
-        out.serialize_field("state_id", &run.state_id)?;
-        out.serialize_field("deployment_id", &run.deployment_id)?;
-        out.serialize_field("deployment_version", &run.deployment_version)?;
-        out.serialize_field("work_queue_id", &run.work_queue_id)?;
-        out.serialize_field("work_queue_name", &run.queue.as_ref().map(|queue| &queue.name).or(run.work_queue_name.as_ref()))?;
-        out.serialize_field("flow_version", &run.flow_version)?;
-        out.serialize_field("parameters", &run.parameters)?;
-        out.serialize_field("idempotency_key", &run.idempotency_key)?;
-        out.serialize_field("context", &run.context)?;
-        out.serialize_field("empirical_policy", &run.empirical_policy)?;
-        out.serialize_field("tags", &run.tags)?;
-        out.serialize_field("labels", run.labels.as_ref().unwrap_or(&empty))?;
-        out.serialize_field("parent_task_run_id", &run.parent_task_run_id)?;
-        out.serialize_field("state_type", &run.state_type)?;
-        out.serialize_field("state_name", &run.state_name)?;
-        out.serialize_field("run_count", &run.run_count)?;
-        out.serialize_field("expected_start_time", &at(&run.expected_start_time))?;
-        out.serialize_field("next_scheduled_start_time", &at(&run.next_scheduled_start_time))?;
-        out.serialize_field("start_time", &at(&run.start_time))?;
-        out.serialize_field("end_time", &at(&run.end_time))?;
-        out.serialize_field("total_run_time", &run.total_run_time)?;
-        out.serialize_field("estimated_run_time", &run.moments().estimated_run_time(self.now))?;
-        out.serialize_field("estimated_start_time_delta", &run.moments().estimated_start_time_delta(self.now))?;
-        out.serialize_field("auto_scheduled", &run.auto_scheduled)?;
-        out.serialize_field("infrastructure_document_id", &run.infrastructure_document_id)?;
-        out.serialize_field("infrastructure_pid", &run.infrastructure_pid)?;
-        out.serialize_field("created_by", &run.created_by)?;
-        out.serialize_field("work_pool_id", &run.queue.as_ref().map(|queue| queue.work_pool_id))?;
-        out.serialize_field("work_pool_name", &run.queue.as_ref().map(|queue| &queue.work_pool_name))?;
-        out.serialize_field("state", &run.state)?;
-        out.serialize_field("job_variables", &run.job_variables)?;
-        out.end()
+        let shown = Shown {
+            core: self.into(),
+            work_pool_id: run.queue.as_ref().map(|queue| queue.work_pool_id),
+            work_pool_name: run.queue.as_ref().map(|queue| queue.work_pool_name.as_str()),
+            state: run.state.as_ref(),
+            job_variables: run.job_variables.as_ref(),
+        };
+        shown.serialize(serializer)
+    }
+}
+
+impl Serialize for PolledFlowRun {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Polled { core: (&self.0).into(), state: None, job_variables: self.0.run.job_variables.as_ref() }.serialize(serializer)
     }
 }
 
 /// Body of `POST /flow_runs/`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FlowRunCreate {
     #[serde(default)]
     pub state: Option<StateCreate>,
+    /// Empty, null and absent are the same: a name is made up.
     #[serde(default = "run::generated_name", deserialize_with = "run::name_or_generated")]
+    #[schemars(default)]
     pub name: String,
     pub flow_id: FlowId,
     #[serde(default)]
@@ -229,7 +328,7 @@ pub struct FlowRunCreate {
 }
 
 /// Body of `PATCH /flow_runs/{id}`.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FlowRunUpdate {
     #[serde(deserialize_with = "patched_name")]
@@ -254,7 +353,7 @@ fn patched_parameters<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Patc
 }
 
 /// Order of a list of flow runs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum FlowRunSort {
     #[default]
@@ -270,7 +369,7 @@ pub enum FlowRunSort {
 }
 
 /// A value that was sent to a flow run.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct FlowRunInput {
     pub id: FlowRunInputId,
     #[serde(with = "json::timestamp")]

@@ -1,5 +1,6 @@
 //! Graphs of a flow run's task runs and subflow runs (`prefect/server/schemas/graph.py`).
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
@@ -11,7 +12,7 @@ use crate::model::state::{State, StateType};
 use crate::model::task_run::{RunInput, TaskRun};
 
 /// The graph that the UI draws.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Graph {
     #[serde(with = "json::optional_timestamp")]
     pub start_time: Option<Timestamp>,
@@ -24,7 +25,7 @@ pub struct Graph {
 }
 
 /// What a node stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum NodeKind {
     FlowRun,
@@ -32,7 +33,7 @@ pub enum NodeKind {
 }
 
 /// A task run, or the flow run that a task run stands for.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Node {
     pub kind: NodeKind,
     pub id: Uuid,
@@ -49,13 +50,13 @@ pub struct Node {
 }
 
 /// The other end of an edge.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Edge {
     pub id: Uuid,
 }
 
 /// An artifact made by a node or by the flow run itself.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct GraphArtifact {
     pub id: ArtifactId,
     #[serde(with = "json::timestamp")]
@@ -69,7 +70,7 @@ pub struct GraphArtifact {
 }
 
 /// A state of the flow run.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct GraphState {
     pub id: StateId,
     #[serde(with = "json::timestamp")]
@@ -86,7 +87,7 @@ impl From<State> for GraphState {
 }
 
 /// A task run and what it waits for: the first form of the graph.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Dependencies {
     pub id: TaskRunId,
     pub name: String,

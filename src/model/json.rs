@@ -5,10 +5,13 @@
 //! * [`seconds`]: durations as float seconds. Read: numbers or ISO 8601 durations (`PT1H`).
 //! * [`python_dumps`]: text as Python's `json.dumps` writes it, for JSON columns on SQLite.
 //!
-//! Use the modules with `#[serde(with = "...")]`: `json::timestamp`, `json::optional_timestamp`, `json::seconds`,
-//! `json::optional_seconds`.
+//! Use them with `#[serde(with = "...")]`: `json::timestamp`, `json::optional_timestamp`, `json::seconds`,
+//! `json::optional_seconds`. They are types rather than modules, so that the attribute also tells the schema of the field.
+
+use std::borrow::Cow;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, SecondsFormat, SubsecRound, Timelike, Utc};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
@@ -98,22 +101,38 @@ fn no_moment<E: serde::de::Error>() -> E {
 }
 
 /// `#[serde(with = "json::timestamp")]`
-pub mod timestamp {
-    use super::*;
+#[expect(non_camel_case_types, reason = "the attribute names it as it would a module")]
+#[derive(Debug)]
+pub enum timestamp {}
 
+impl timestamp {
+    /// Writes it.
+    ///
+    /// # Errors
+    /// Those of the serializer.
     pub fn serialize<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&write_timestamp(at))
     }
 
+    /// Reads it.
+    ///
+    /// # Errors
+    /// It is none.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
         read_timestamp(&Value::deserialize(deserializer)?)
     }
 }
 
 /// `#[serde(default, with = "json::optional_timestamp")]`
-pub mod optional_timestamp {
-    use super::*;
+#[expect(non_camel_case_types, reason = "the attribute names it as it would a module")]
+#[derive(Debug)]
+pub enum optional_timestamp {}
 
+impl optional_timestamp {
+    /// Writes it.
+    ///
+    /// # Errors
+    /// Those of the serializer.
     pub fn serialize<S: Serializer>(at: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
         match at {
             Some(at) => timestamp::serialize(at, serializer),
@@ -121,6 +140,10 @@ pub mod optional_timestamp {
         }
     }
 
+    /// Reads it.
+    ///
+    /// # Errors
+    /// It is none.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
         match Value::deserialize(deserializer)? {
             Value::Null => Ok(None),
@@ -168,22 +191,38 @@ fn iso_duration(text: &str) -> Option<f64> {
 }
 
 /// `#[serde(with = "json::seconds")]`: a duration in float seconds.
-pub mod seconds {
-    use super::*;
+#[expect(non_camel_case_types, reason = "the attribute names it as it would a module")]
+#[derive(Debug)]
+pub enum seconds {}
 
+impl seconds {
+    /// Writes it.
+    ///
+    /// # Errors
+    /// Those of the serializer.
     pub fn serialize<S: Serializer>(seconds: &f64, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_f64(*seconds)
     }
 
+    /// Reads it.
+    ///
+    /// # Errors
+    /// It is none.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
         parse_seconds(&Value::deserialize(deserializer)?).ok_or_else(|| invalid("time_delta_parsing", "Input should be a valid timedelta"))
     }
 }
 
 /// `#[serde(default, with = "json::optional_seconds")]`
-pub mod optional_seconds {
-    use super::*;
+#[expect(non_camel_case_types, reason = "the attribute names it as it would a module")]
+#[derive(Debug)]
+pub enum optional_seconds {}
 
+impl optional_seconds {
+    /// Writes it.
+    ///
+    /// # Errors
+    /// Those of the serializer.
     pub fn serialize<S: Serializer>(seconds: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
         match seconds {
             Some(seconds) => serializer.serialize_f64(*seconds),
@@ -191,6 +230,10 @@ pub mod optional_seconds {
         }
     }
 
+    /// Reads it.
+    ///
+    /// # Errors
+    /// It is none.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
         match Value::deserialize(deserializer)? {
             Value::Null => Ok(None),
@@ -199,6 +242,36 @@ pub mod optional_seconds {
                 .ok_or_else(|| D::Error::custom("\u{1}time_delta_parsing\u{1}Input should be a valid timedelta")),
         }
     }
+}
+
+/// Gives each of the above the schema of what it writes.
+macro_rules! written_as {
+    ($($name:ident = $written:ty),* $(,)?) => {$(
+        impl JsonSchema for $name {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn schema_id() -> Cow<'static, str> {
+                concat!(module_path!(), "::", stringify!($name)).into()
+            }
+
+            fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+                generator.subschema_for::<$written>()
+            }
+        }
+    )*};
+}
+
+written_as! {
+    timestamp = Timestamp,
+    optional_timestamp = Option<Timestamp>,
+    seconds = f64,
+    optional_seconds = Option<f64>,
 }
 
 /// What Python takes for true: everything but null, false, zero and what is empty.

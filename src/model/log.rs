@@ -1,5 +1,6 @@
 //! Log lines (`prefect/server/schemas/{core,actions,sorting}.py`).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
@@ -7,7 +8,7 @@ use crate::id::{FlowRunId, LogId, TaskRunId};
 use crate::model::json;
 
 /// A log line.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Log {
     pub id: LogId,
     #[serde(with = "json::optional_timestamp")]
@@ -26,7 +27,7 @@ pub struct Log {
 }
 
 /// An item of the body of `POST /logs/`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LogCreate {
     pub name: String,
@@ -59,7 +60,7 @@ impl LogCreate {
 }
 
 /// Order of a list of log lines.
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum LogSort {
     #[default]

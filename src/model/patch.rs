@@ -1,5 +1,8 @@
 //! A field of an update body has three states: absent (leave it), null (clear it), or a value (set it).
 
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// One field of an update body. Use with `#[serde(default)]`; add `skip_serializing_if = "Patch::is_absent"` to write.
@@ -50,6 +53,25 @@ impl<T: Serialize> Serialize for Patch<T> {
             Self::Absent | Self::Null => serializer.serialize_none(),
             Self::Value(value) => value.serialize(serializer),
         }
+    }
+}
+
+/// A value or null; whether the key may be absent is said by `#[serde(default)]`.
+impl<T: JsonSchema> JsonSchema for Patch<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        Option::<T>::schema_name()
+    }
+
+    fn schema_id() -> Cow<'static, str> {
+        Option::<T>::schema_id()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        generator.subschema_for::<Option<T>>()
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Number, Value};
 
@@ -13,7 +14,7 @@ use crate::model::json::{self, Complaint, invalid};
 const RETRY_DELAYS: usize = 50;
 
 /// How a flow run came to run again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RetryType {
     /// Its process retries by itself; no worker may take it.
@@ -23,7 +24,7 @@ pub enum RetryType {
 }
 
 /// Policy of a flow run. Unknown keys are ignored.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(from = "FlowRunPolicyInput")]
 pub struct FlowRunPolicy {
     /// Old name of `retries`.
@@ -59,7 +60,7 @@ impl Default for FlowRunPolicy {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(default)]
 struct FlowRunPolicyInput {
     max_retries: i64,
@@ -126,7 +127,7 @@ impl From<FlowRunPolicyInput> for FlowRunPolicy {
 }
 
 /// Seconds between the runs of a task: the same each time, or one per retry (the last one stays).
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum RetryDelay {
     Same(Number),
@@ -147,7 +148,7 @@ impl RetryDelay {
 }
 
 /// Policy of a task run. Unknown keys are ignored.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(from = "TaskRunPolicyInput")]
 pub struct TaskRunPolicy {
     /// Old name of `retries`.
@@ -160,7 +161,7 @@ pub struct TaskRunPolicy {
     pub retry_jitter_factor: Option<f64>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(default)]
 struct TaskRunPolicyInput {
     max_retries: i64,

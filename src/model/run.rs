@@ -2,6 +2,7 @@
 
 use std::fmt::Formatter;
 
+use schemars::JsonSchema;
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
@@ -123,7 +124,7 @@ impl Moments {
 }
 
 /// How many runs are in each type of state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub struct CountByState {
     pub completed: i64,
@@ -155,7 +156,7 @@ impl CountByState {
 }
 
 /// Runs of one state in one interval of a history.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct HistoryState {
     pub state_type: StateType,
     pub state_name: String,
@@ -167,7 +168,7 @@ pub struct HistoryState {
 }
 
 /// One interval of a history of runs.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct HistoryInterval {
     #[serde(with = "json::timestamp")]
     pub interval_start: Timestamp,

@@ -1,5 +1,6 @@
 //! Saved searches of the UI (`prefect/server/schemas/core.py`).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
@@ -8,7 +9,7 @@ use crate::id::SavedSearchId;
 use crate::model::json;
 
 /// A set of filters under a name.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct SavedSearch {
     pub id: SavedSearchId,
     #[serde(with = "json::timestamp")]
@@ -20,7 +21,7 @@ pub struct SavedSearch {
 }
 
 /// One filter. Only the UI knows what its parts mean.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SavedSearchFilter {
     pub object: String,
     pub property: String,
@@ -36,7 +37,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Error
 }
 
 /// Body of `PUT /saved_searches/`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SavedSearchCreate {
     pub name: String,

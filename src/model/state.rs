@@ -7,6 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use indexmap::IndexMap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -15,7 +16,7 @@ use crate::id::{FlowRunId, LeaseId, StateId, TaskRunId};
 use crate::model::json;
 
 /// What a run is doing, as far as the rules tell it apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum StateType {
     Scheduled,
@@ -114,7 +115,7 @@ impl sea_query::Nullable for StateType {
 }
 
 /// What else there is to know of a state. Unknown keys are ignored.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct StateDetails {
     pub flow_run_id: Option<FlowRunId>,
@@ -175,7 +176,7 @@ impl Default for StateDetails {
 }
 
 /// The state of a run.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct State {
     pub id: StateId,
     #[serde(rename = "type")]
@@ -225,7 +226,7 @@ impl State {
 }
 
 /// Body of a state that a client proposes.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StateCreate {
     #[serde(rename = "type")]
@@ -263,7 +264,7 @@ impl StateCreate {
 }
 
 /// What became of a proposed state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum SetStateStatus {
     Accept,
@@ -273,7 +274,7 @@ pub enum SetStateStatus {
 }
 
 /// Why.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(tag = "type")]
 pub enum StateResponseDetails {
     #[serde(rename = "accept_details")]
@@ -291,7 +292,7 @@ pub enum StateResponseDetails {
 }
 
 /// Answer to a proposed state.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct OrchestrationResult {
     /// The state that the run is in now.
     pub state: Option<State>,

@@ -1,13 +1,13 @@
 //! Task runs (`prefect/server/schemas/{core,actions,sorting}.py`).
 
 use indexmap::IndexMap;
-use serde::ser::SerializeStruct;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::clock::Timestamp;
 use crate::id::{FlowRunId, StateId, TaskRunId};
 use crate::model::Patch;
-use crate::model::json::{self, invalid, write_timestamp};
+use crate::model::json::{self, invalid};
 use crate::model::labels::{self, Labels};
 use crate::model::policy::TaskRunPolicy;
 use crate::model::run::{self, Moments};
@@ -17,8 +17,8 @@ use crate::model::state::{State, StateCreate, StateType};
 pub const CACHE_KEY_CHARACTERS: usize = 2000;
 
 /// Where an input of a task run comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
-#[serde(tag = "input_type", rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "input_type", rename_all = "snake_case", try_from = "GivenInput")]
 pub enum RunInput {
     TaskRun {
         id: TaskRunId,
@@ -35,26 +35,28 @@ pub enum RunInput {
     },
 }
 
-impl<'de> Deserialize<'de> for RunInput {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        /// Any of the forms; without a type, the first that fits.
-        #[derive(Deserialize)]
-        struct Given {
-            input_type: Option<String>,
-            id: Option<uuid::Uuid>,
-            name: Option<String>,
-            #[serde(rename = "type")]
-            kind: Option<String>,
-        }
-        let given = Given::deserialize(deserializer)?;
+/// Any of the forms of a [`RunInput`]; without a type, the first that fits.
+#[derive(Deserialize, JsonSchema)]
+struct GivenInput {
+    input_type: Option<String>,
+    id: Option<uuid::Uuid>,
+    name: Option<String>,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+}
+
+impl TryFrom<GivenInput> for RunInput {
+    type Error = serde::de::value::Error;
+
+    fn try_from(given: GivenInput) -> Result<Self, Self::Error> {
         let wanted = |kind: &str| given.input_type.as_deref().is_none_or(|given| given == kind);
         match given {
-            Given { id: Some(id), .. } if wanted("task_run") => Ok(Self::TaskRun { id: id.into() }),
-            Given { id: Some(id), .. } if wanted("flow_run") => Ok(Self::FlowRun { id: id.into() }),
-            Given { name: Some(name), .. } if given.input_type.as_deref().is_none_or(|kind| kind == "parameter") => {
+            GivenInput { id: Some(id), .. } if wanted("task_run") => Ok(Self::TaskRun { id: id.into() }),
+            GivenInput { id: Some(id), .. } if wanted("flow_run") => Ok(Self::FlowRun { id: id.into() }),
+            GivenInput { name: Some(name), .. } if given.input_type.as_deref().is_none_or(|kind| kind == "parameter") => {
                 Ok(Self::Parameter { name })
             }
-            Given { kind: Some(kind), .. } if given.input_type.as_deref().is_none_or(|kind| kind == "constant") => {
+            GivenInput { kind: Some(kind), .. } if given.input_type.as_deref().is_none_or(|kind| kind == "constant") => {
                 Ok(Self::Constant { kind })
             }
             _ => Err(invalid("literal_error", "Input should be 'task_run', 'flow_run', 'parameter' or 'constant'")),
@@ -145,67 +147,173 @@ impl TaskRun {
 
     /// What clients see of it at `now`.
     pub fn at(self, now: Timestamp) -> TaskRunResponse {
-        TaskRunResponse { run: self, now, flow_run_name: None }
+        TaskRunResponse { run: self, now }
     }
 }
 
 /// A task run as clients see it at a moment.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, JsonSchema)]
+#[schemars(rename = "TaskRun", with = "Shown<'static>")]
 pub struct TaskRunResponse {
     pub run: TaskRun,
     pub now: Timestamp,
-    /// Where set, written as an additional field: what the UI reads.
-    pub flow_run_name: Option<Option<String>>,
+}
+
+impl TaskRunResponse {
+    /// What a page of task runs has of it.
+    pub fn paged(self) -> PagedTaskRun {
+        let Self { run, now } = self;
+        let moments = run.moments();
+        PagedTaskRun {
+            id: run.id,
+            created: run.created,
+            updated: run.updated,
+            name: run.name,
+            flow_run_id: run.flow_run_id,
+            task_key: run.task_key,
+            state_id: run.state_id,
+            state: run.state,
+            task_version: run.task_version,
+            task_inputs: run.task_inputs,
+            empirical_policy: run.empirical_policy,
+            tags: run.tags,
+            start_time: run.start_time,
+            end_time: run.end_time,
+            total_run_time: run.total_run_time,
+            estimated_run_time: moments.estimated_run_time(now),
+            estimated_start_time_delta: moments.estimated_start_time_delta(now),
+        }
+    }
+}
+
+/// A task run in a page of them: less than elsewhere, as the reference has it.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct PagedTaskRun {
+    pub id: TaskRunId,
+    #[serde(with = "json::timestamp")]
+    pub created: Timestamp,
+    #[serde(with = "json::timestamp")]
+    pub updated: Timestamp,
+    pub name: String,
+    pub flow_run_id: Option<FlowRunId>,
+    pub task_key: String,
+    pub state_id: Option<StateId>,
+    pub state: Option<State>,
+    pub task_version: Option<String>,
+    pub task_inputs: TaskInputs,
+    pub empirical_policy: TaskRunPolicy,
+    pub tags: Vec<String>,
+    #[serde(with = "json::optional_timestamp")]
+    pub start_time: Option<Timestamp>,
+    #[serde(with = "json::optional_timestamp")]
+    pub end_time: Option<Timestamp>,
+    /// Seconds in running states that are over.
+    pub total_run_time: f64,
+    /// Seconds, with those of the running state.
+    pub estimated_run_time: f64,
+    /// Seconds that it started late, or is late.
+    pub estimated_start_time_delta: f64,
+}
+
+/// A task run as the UI reads it.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct UiTaskRun {
+    #[serde(flatten)]
+    pub run: TaskRunResponse,
+    pub flow_run_name: Option<String>,
+}
+
+/// A [`TaskRunResponse`], in the reference's order.
+#[derive(Serialize, JsonSchema)]
+struct Shown<'a> {
+    id: TaskRunId,
+    #[serde(with = "json::timestamp")]
+    created: Timestamp,
+    #[serde(with = "json::timestamp")]
+    updated: Timestamp,
+    name: &'a str,
+    flow_run_id: Option<FlowRunId>,
+    task_key: &'a str,
+    dynamic_key: &'a str,
+    cache_key: Option<&'a str>,
+    #[serde(with = "json::optional_timestamp")]
+    cache_expiration: Option<Timestamp>,
+    task_version: Option<&'a str>,
+    empirical_policy: &'a TaskRunPolicy,
+    tags: &'a [String],
+    labels: Option<&'a Labels>,
+    state_id: Option<StateId>,
+    task_inputs: &'a TaskInputs,
+    state_type: Option<StateType>,
+    state_name: Option<&'a str>,
+    run_count: i64,
+    /// Which retry of the flow run this task run belongs to.
+    flow_run_run_count: i64,
+    #[serde(with = "json::optional_timestamp")]
+    expected_start_time: Option<Timestamp>,
+    #[serde(with = "json::optional_timestamp")]
+    next_scheduled_start_time: Option<Timestamp>,
+    #[serde(with = "json::optional_timestamp")]
+    start_time: Option<Timestamp>,
+    #[serde(with = "json::optional_timestamp")]
+    end_time: Option<Timestamp>,
+    /// Seconds in running states that are over.
+    total_run_time: f64,
+    /// Seconds, with those of the running state.
+    estimated_run_time: f64,
+    /// Seconds that it started late, or is late.
+    estimated_start_time_delta: f64,
+    state: Option<&'a State>,
 }
 
 impl Serialize for TaskRunResponse {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let run = &self.run;
-        let at = |moment: &Option<Timestamp>| moment.as_ref().map(write_timestamp);
-        let mut out = serializer.serialize_struct("TaskRun", 27 + usize::from(self.flow_run_name.is_some()))?;
-        out.serialize_field("id", &run.id)?;
-        out.serialize_field("created", &write_timestamp(&run.created))?;
-        out.serialize_field("updated", &write_timestamp(&run.updated))?;
-        out.serialize_field("name", &run.name)?;
-        out.serialize_field("flow_run_id", &run.flow_run_id)?;
-        out.serialize_field("task_key", &run.task_key)?;
-        out.serialize_field("dynamic_key", &run.dynamic_key)?;
-        out.serialize_field("cache_key", &run.cache_key)?;
-        out.serialize_field("cache_expiration", &at(&run.cache_expiration))?;
-        out.serialize_field("task_version", &run.task_version)?;
-        out.serialize_field("empirical_policy", &run.empirical_policy)?;
-        out.serialize_field("tags", &run.tags)?;
-        out.serialize_field("labels", &run.labels)?;
-        out.serialize_field("state_id", &run.state_id)?;
-        out.serialize_field("task_inputs", &run.task_inputs)?;
-        out.serialize_field("state_type", &run.state_type)?;
-        out.serialize_field("state_name", &run.state_name)?;
-        out.serialize_field("run_count", &run.run_count)?;
-        out.serialize_field("flow_run_run_count", &run.flow_run_run_count)?;
-        out.serialize_field("expected_start_time", &at(&run.expected_start_time))?;
-        out.serialize_field("next_scheduled_start_time", &at(&run.next_scheduled_start_time))?;
-        out.serialize_field("start_time", &at(&run.start_time))?;
-        out.serialize_field("end_time", &at(&run.end_time))?;
-        out.serialize_field("total_run_time", &run.total_run_time)?;
-        out.serialize_field("estimated_run_time", &run.moments().estimated_run_time(self.now))?;
-        out.serialize_field("estimated_start_time_delta", &run.moments().estimated_start_time_delta(self.now))?;
-        out.serialize_field("state", &run.state)?;
-        if let Some(name) = &self.flow_run_name {
-            out.serialize_field("flow_run_name", name)?;
-        }
-        out.end()
+        let moments = run.moments();
+        let shown = Shown {
+            id: run.id,
+            created: run.created,
+            updated: run.updated,
+            name: &run.name,
+            flow_run_id: run.flow_run_id,
+            task_key: &run.task_key,
+            dynamic_key: &run.dynamic_key,
+            cache_key: run.cache_key.as_deref(),
+            cache_expiration: run.cache_expiration,
+            task_version: run.task_version.as_deref(),
+            empirical_policy: &run.empirical_policy,
+            tags: &run.tags,
+            labels: run.labels.as_ref(),
+            state_id: run.state_id,
+            task_inputs: &run.task_inputs,
+            state_type: run.state_type,
+            state_name: run.state_name.as_deref(),
+            run_count: run.run_count,
+            flow_run_run_count: run.flow_run_run_count,
+            expected_start_time: run.expected_start_time,
+            next_scheduled_start_time: run.next_scheduled_start_time,
+            start_time: run.start_time,
+            end_time: run.end_time,
+            total_run_time: run.total_run_time,
+            estimated_run_time: moments.estimated_run_time(self.now),
+            estimated_start_time_delta: moments.estimated_start_time_delta(self.now),
+            state: run.state.as_ref(),
+        };
+        shown.serialize(serializer)
     }
 }
 
 /// Body of `POST /task_runs/`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TaskRunCreate {
     #[serde(default)]
     pub id: Option<TaskRunId>,
     #[serde(default)]
     pub state: Option<StateCreate>,
+    /// Empty, null and absent are the same: a name is made up.
     #[serde(default = "run::generated_name", deserialize_with = "run::name_or_generated")]
+    #[schemars(default)]
     pub name: String,
     #[serde(default)]
     pub flow_run_id: Option<FlowRunId>,
@@ -239,7 +347,7 @@ fn cache_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String
 }
 
 /// Body of `PATCH /task_runs/{id}`.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TaskRunUpdate {
     #[serde(deserialize_with = "crate::model::flow_run::patched_name")]
@@ -247,7 +355,7 @@ pub struct TaskRunUpdate {
 }
 
 /// Order of a list of task runs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum TaskRunSort {
     #[default]

@@ -1,5 +1,6 @@
 //! What only the UI sees (`prefect/server/api/ui/*.py`).
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::clock::Timestamp;
@@ -8,7 +9,7 @@ use crate::model::json;
 use crate::model::state::StateType;
 
 /// A flow run as a bar of a chart.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct SimpleFlowRun {
     pub id: FlowRunId,
     pub state_type: StateType,
@@ -22,7 +23,7 @@ pub struct SimpleFlowRun {
 }
 
 /// The run of a flow that starts next.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct NextFlowRun {
     pub id: FlowRunId,
     pub flow_id: FlowId,
@@ -34,7 +35,7 @@ pub struct NextFlowRun {
 }
 
 /// Task runs that ended in a piece of time.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct TaskRunCount {
     pub completed: i64,
     pub failed: i64,

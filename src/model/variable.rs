@@ -1,5 +1,6 @@
 //! Variables (`prefect/server/schemas/{core,actions,sorting}.py`).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
@@ -14,7 +15,7 @@ const NAME_CHARACTERS: usize = 255;
 const VALUE_CHARACTERS: usize = 5000;
 
 /// A variable.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Variable {
     pub id: VariableId,
     #[serde(with = "json::timestamp")]
@@ -27,7 +28,7 @@ pub struct Variable {
 }
 
 /// Body of `POST /variables/`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VariableCreate {
     #[serde(deserialize_with = "variable_name")]
@@ -39,7 +40,7 @@ pub struct VariableCreate {
 }
 
 /// Body of `PATCH /variables/...`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VariableUpdate {
     #[serde(default, deserialize_with = "patched_name")]
@@ -51,7 +52,7 @@ pub struct VariableUpdate {
 }
 
 /// Order of a list of variables.
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum VariableSort {
     CreatedDesc,

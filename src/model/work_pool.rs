@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use regex::Regex;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -21,7 +22,7 @@ pub const AGENT_POOL_TYPE: &str = "prefect-agent";
 pub const DEFAULT_AGENT_POOL: &str = "default-agent-pool";
 
 /// A work pool.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct WorkPool {
     pub id: WorkPoolId,
     #[serde(with = "json::timestamp")]
@@ -61,7 +62,7 @@ impl WorkPool {
 }
 
 /// Where bundles and results of a pool's runs go.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StorageConfiguration {
     #[serde(default)]
@@ -73,7 +74,7 @@ pub struct StorageConfiguration {
 }
 
 /// Body of `POST /work_pools/`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WorkPoolCreate {
     #[serde(deserialize_with = "pool_name")]
@@ -93,7 +94,7 @@ pub struct WorkPoolCreate {
 }
 
 /// Body of `PATCH /work_pools/{name}`.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct WorkPoolUpdate {
     pub description: Patch<String>,
@@ -106,7 +107,7 @@ pub struct WorkPoolUpdate {
 }
 
 /// A run that holds a concurrency slot.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct SlotHolder {
     pub id: FlowRunId,
     pub name: String,
@@ -121,7 +122,7 @@ pub struct SlotHolder {
 }
 
 /// What `POST /work_pools/{name}/concurrency_status` answers.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct WorkPoolConcurrencyStatus {
     pub active_slots: i64,
     pub concurrency_limit: Option<i64>,
@@ -133,7 +134,7 @@ pub struct WorkPoolConcurrencyStatus {
 }
 
 /// One queue of [`WorkPoolConcurrencyStatus`].
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct WorkQueueConcurrency {
     pub queue_id: WorkQueueId,
     pub queue_name: String,

@@ -1,7 +1,7 @@
 //! Work queues (`prefect/server/schemas/{core,actions,responses}.py`).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::clock::Timestamp;
 use crate::id::{DeploymentId, WorkPoolId, WorkQueueId};
@@ -10,7 +10,7 @@ use crate::model::work_pool::SlotHolder;
 use crate::model::{Patch, bounds, json};
 
 /// A work queue.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct WorkQueue {
     pub id: WorkQueueId,
     #[serde(with = "json::timestamp")]
@@ -37,21 +37,47 @@ pub struct WorkQueue {
     pub work_pool_type: Option<String>,
 }
 
-impl WorkQueue {
-    /// The queue without what depends on its pool and its runs, as `work_queue_check` answers it.
-    pub fn core(&self) -> Value {
-        let mut value = serde_json::to_value(self).unwrap_or_default();
-        if let Value::Object(fields) = &mut value {
-            for field in ["work_pool_name", "status", "active_slots"] {
-                fields.remove(field);
-            }
-        }
-        value
+/// A work queue without what depends on its pool and its runs, as `work_queue_check` answers it.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct BareWorkQueue {
+    pub id: WorkQueueId,
+    #[serde(with = "json::timestamp")]
+    pub created: Timestamp,
+    #[serde(with = "json::timestamp")]
+    pub updated: Timestamp,
+    pub name: String,
+    pub description: Option<String>,
+    pub is_paused: bool,
+    pub concurrency_limit: Option<i64>,
+    pub priority: i64,
+    pub work_pool_id: Option<WorkPoolId>,
+    pub filter: Option<QueueFilter>,
+    #[serde(with = "json::optional_timestamp")]
+    pub last_polled: Option<Timestamp>,
+}
+
+impl From<WorkQueue> for BareWorkQueue {
+    fn from(queue: WorkQueue) -> Self {
+        let WorkQueue {
+            id,
+            created,
+            updated,
+            name,
+            description,
+            is_paused,
+            concurrency_limit,
+            priority,
+            work_pool_id,
+            filter,
+            last_polled,
+            ..
+        } = queue;
+        Self { id, created, updated, name, description, is_paused, concurrency_limit, priority, work_pool_id, filter, last_polled }
     }
 }
 
 /// Which runs an old queue picks.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct QueueFilter {
     pub tags: Option<Vec<String>>,
@@ -59,7 +85,7 @@ pub struct QueueFilter {
 }
 
 /// Body of `POST /work_pools/{name}/queues` and `POST /work_queues/`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WorkQueueCreate {
     #[serde(deserialize_with = "bounds::named")]
@@ -85,7 +111,7 @@ impl WorkQueueCreate {
 }
 
 /// Body of `PATCH /work_pools/{name}/queues/{queue}` and `PATCH /work_queues/{id}`.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct WorkQueueUpdate {
     pub name: Patch<String>,
@@ -101,7 +127,7 @@ pub struct WorkQueueUpdate {
 }
 
 /// What `POST /work_queues/{id}/concurrency_status` answers.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct WorkQueueConcurrencyStatus {
     pub active_slots: i64,
     pub concurrency_limit: Option<i64>,
@@ -113,7 +139,7 @@ pub struct WorkQueueConcurrencyStatus {
 }
 
 /// What `GET /work_queues/{id}/status` answers.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct WorkQueueStatusDetail {
     pub healthy: bool,
     pub late_runs_count: i64,
@@ -123,7 +149,7 @@ pub struct WorkQueueStatusDetail {
 }
 
 /// When a queue counts as healthy.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, JsonSchema)]
 pub struct HealthPolicy {
     pub maximum_late_runs: i64,
     pub maximum_seconds_since_last_polled: i64,

@@ -1,5 +1,6 @@
 //! Workers (`prefect/server/schemas/{core,responses,filters}.py`).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
@@ -11,7 +12,7 @@ use crate::model::json;
 use crate::model::status::WorkerStatus;
 
 /// A worker.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Worker {
     pub id: WorkerId,
     #[serde(with = "json::timestamp")]
@@ -28,7 +29,7 @@ pub struct Worker {
 }
 
 /// Body of `POST /work_pools/{name}/workers/heartbeat`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 pub struct WorkerHeartbeat {
     pub name: String,
     /// The published worker sends it as a float.
@@ -53,7 +54,7 @@ fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i32
 }
 
 /// Which workers.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct WorkerFilter {
     pub operator: Operator,
@@ -61,7 +62,7 @@ pub struct WorkerFilter {
     pub status: Option<WorkerFilterStatus>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct WorkerFilterHeartbeat {
     #[serde(with = "json::optional_timestamp")]
@@ -70,7 +71,7 @@ pub struct WorkerFilterHeartbeat {
     pub after_: Option<Timestamp>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct WorkerFilterStatus {
     pub any_: Option<Vec<WorkerStatus>>,

@@ -38,6 +38,32 @@ async fn what_is_not_built_answers_501_and_is_listed() {
 }
 
 #[tokio::test]
+async fn the_document_of_the_api_and_its_pages_are_served_beside_it_and_below_it() {
+    let cluster = one_node(Kind::Sqlite).await;
+    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client");
+    let api = cluster.api(1);
+    let root = api.strip_suffix("/api").expect("the default base path");
+    let mut documents = Vec::new();
+    for base in [root, &api] {
+        let response = client.get(format!("{base}/openapi.json")).send().await.expect("it answers");
+        assert_eq!((response.status().as_u16(), response.headers()["content-type"].to_str()), (200, Ok("application/json")));
+        documents.push(response.json::<serde_json::Value>().await.expect("JSON"));
+        for (page, script) in [("docs", "swagger-ui-dist@5"), ("redoc", "redoc@2")] {
+            let response = client.get(format!("{base}/{page}")).send().await.expect("it answers");
+            assert_eq!((response.status().as_u16(), response.headers()["content-type"].to_str()), (200, Ok("text/html; charset=utf-8")));
+            let text = response.text().await.expect("text");
+            assert!(text.contains(script) && text.contains("\"openapi.json\""), "{text}");
+        }
+    }
+    assert_eq!(documents[0], documents[1]);
+    assert_eq!(documents[0]["servers"][0]["url"], "/api");
+    assert!(documents[0]["paths"]["/flows/{id}"]["delete"].is_object());
+    let slash = client.get(format!("{api}/docs/")).send().await.expect("it answers");
+    assert_eq!((slash.status().as_u16(), slash.headers()["location"].to_str()), (307, Ok("/api/docs")));
+    assert_eq!(client.post(format!("{api}/docs")).send().await.expect("it answers").status().as_u16(), 405);
+}
+
+#[tokio::test]
 async fn paths_are_found_as_the_reference_finds_them() {
     let cluster = one_node(Kind::Sqlite).await;
     let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client");

@@ -10,6 +10,7 @@ mod cli;
 mod command;
 mod flow;
 mod introspect;
+mod openapi;
 mod reference;
 mod schema;
 mod services;

@@ -1,17 +1,19 @@
 //! Create (or replace), read, list and delete deployments.
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{get, post};
+use axum::response::NoContent;
+use schemars::JsonSchema;
 use sea_query::{Cond, Expr, ExprTrait};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{body, missing};
 use crate::api::error::ApiError;
-use crate::api::extract::{self, Embedded, Json, Path};
-use crate::api::filters::{CountBody, ListBody, bulk_items, bulk_limit};
+use crate::api::extract::{self, Embedded, Json, Path, Shaped};
+use crate::api::filters::of_queued::{CountBody, ListBody, PageBody};
+use crate::api::filters::{bulk_items, bulk_limit};
+use crate::api::openapi::{Routes, get, post};
 use crate::api::page::Page;
 use crate::api::work_pools::{pools, queues};
 use crate::api::{job_variables, work_queues};
@@ -21,25 +23,26 @@ use crate::events::deployment as events;
 use crate::id::{ConcurrencyLimitId, DeploymentId, WorkQueueId};
 use crate::model::Patch;
 use crate::model::concurrency::{ConcurrencyLimitV2Create, ConcurrencyLimitV2Update};
-use crate::model::deployment::{Deployment, DeploymentChange, DeploymentScheduleCreate, DeploymentSort};
+use crate::model::deployment::{Deployment, DeploymentChange, DeploymentCreate, DeploymentScheduleCreate, DeploymentSort};
 use crate::model::filter::Filters;
 use crate::model::filter::deployment::DeploymentFilter;
 use crate::model::labels::merge;
 use crate::model::work_pool::DEFAULT_AGENT_POOL;
+use crate::model::work_queue::BareWorkQueue;
 use crate::store::deployments::{self as store, Key};
 use crate::store::scheduled_runs::Which;
 use crate::store::work_queues::WorkQueueOrder;
 use crate::store::{StoreError, Tx, concurrency_limits, deployment_schedules, flows, scheduled_runs, slots};
 
 /// The routes of this file.
-pub fn router() -> Router<App> {
-    Router::new()
+pub fn router() -> Routes {
+    Routes::tagged("Deployments")
         .route("/deployments/", post(create))
         .route("/deployments/filter", post(filter))
         .route("/deployments/paginate", post(paginate))
         .route("/deployments/count", post(count))
         .route("/deployments/bulk_delete", post(bulk_delete))
-        .route("/deployments/name/{flow}/{deployment}", get(read_by_name))
+        .route("/deployments/name/{flow_name}/{deployment_name}", get(read_by_name))
         .route("/deployments/{id}", get(read).delete(delete))
         .route("/deployments/{id}/work_queue_check", get(work_queue_check))
 }
@@ -117,8 +120,8 @@ pub(super) async fn replace_schedules(
 }
 
 /// Create a deployment, or change the one that its flow has by that name.
-async fn create(State(app): State<App>, Json(given): Json<Value>) -> Result<(StatusCode, Json<Deployment>), ApiError> {
-    let mut create = body::create(extract::bounds(&app), given)?;
+async fn create(State(app): State<App>, Json(given): Json<Shaped<DeploymentCreate>>) -> Result<(StatusCode, Json<Deployment>), ApiError> {
+    let mut create = body::create(extract::bounds(&app), given.value)?;
     let now = app.now();
     let mut tx = app.begin("deployments.create").await?;
     let pool = create.work_pool_name.as_value().filter(|name| !name.is_empty()).cloned();
@@ -195,7 +198,7 @@ async fn filter(State(app): State<App>, Embedded(body): Embedded<ListBody<Deploy
 }
 
 /// List deployments page by page.
-async fn paginate(State(app): State<App>, Embedded(body): Embedded<ListBody<DeploymentSort>>) -> Result<Json<Page<Deployment>>, ApiError> {
+async fn paginate(State(app): State<App>, Embedded(body): Embedded<PageBody<DeploymentSort>>) -> Result<Json<Page<Deployment>>, ApiError> {
     let (limit, page, offset) = body.paged()?;
     let (filters, sort) = body.into_filters();
     let mut tx = app.read("deployments.paginate").await?;
@@ -221,15 +224,15 @@ async fn remove(tx: &mut Tx, deployments: &[Deployment], now: Timestamp) -> Resu
 }
 
 /// Delete a deployment with its schedules and the runs that wait for their time.
-async fn delete(State(app): State<App>, Path(id): Path<DeploymentId>) -> Result<StatusCode, ApiError> {
+async fn delete(State(app): State<App>, Path(id): Path<DeploymentId>) -> Result<NoContent, ApiError> {
     let mut tx = app.begin("deployments.delete").await?;
     let deployment = store::read(&mut tx, &Key::Id(id)).await?.ok_or_else(missing)?;
     remove(&mut tx, &[deployment], app.now()).await?;
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 struct BulkDeleteBody {
     deployments: Option<DeploymentFilter>,
@@ -237,7 +240,8 @@ struct BulkDeleteBody {
     limit: Option<i64>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "DeploymentBulkDeleteResponse")]
 struct BulkDeleted {
     deleted: Vec<DeploymentId>,
 }
@@ -254,17 +258,17 @@ async fn bulk_delete(State(app): State<App>, Embedded(body): Embedded<BulkDelete
 }
 
 /// List the old queues whose filter picks runs of a deployment.
-async fn work_queue_check(State(app): State<App>, Path(id): Path<DeploymentId>) -> Result<Json<Vec<Value>>, ApiError> {
+async fn work_queue_check(State(app): State<App>, Path(id): Path<DeploymentId>) -> Result<Json<Vec<BareWorkQueue>>, ApiError> {
     let mut tx = app.read("deployments.work_queue_check").await?;
     let deployment = store::read(&mut tx, &Key::Id(id)).await?.ok_or_else(missing)?;
     let with_filter =
         Cond::all().add(Expr::col((crate::store::schema::WorkQueue::Table, crate::store::schema::WorkQueue::Filter)).is_not_null());
     let queues = crate::store::work_queues::list(&mut tx, None, with_filter, WorkQueueOrder::Name, None, 0).await?;
-    let picks = queues.iter().filter(|queue| {
+    let picks = queues.into_iter().filter(|queue| {
         let Some(filter) = &queue.filter else { return false };
         let tags = filter.tags.as_deref().unwrap_or_default();
         let ids = filter.deployment_ids.as_deref().unwrap_or_default();
         tags.iter().all(|tag| deployment.tags.contains(tag)) && (ids.is_empty() || ids.contains(&id))
     });
-    Ok(Json(picks.map(crate::model::work_queue::WorkQueue::core).collect()))
+    Ok(Json(picks.map(BareWorkQueue::from).collect()))
 }

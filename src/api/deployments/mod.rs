@@ -6,18 +6,16 @@ pub(crate) mod runs;
 pub(crate) mod schedules;
 mod update;
 
-use axum::Router;
-
 use crate::api::error::ApiError;
-use crate::app::App;
+use crate::api::openapi::Routes;
 use crate::id::DeploymentId;
 use crate::model::deployment::Deployment;
 use crate::store::Tx;
 use crate::store::deployments::{self as store, Key};
 
 /// The routes of this folder.
-pub fn router() -> Router<App> {
-    Router::new().merge(crud::router()).merge(update::router()).merge(schedules::router()).merge(runs::router())
+pub fn router() -> Routes {
+    Routes::tagged("Deployments").merge(crud::router()).merge(update::router()).merge(schedules::router()).merge(runs::router())
 }
 
 fn missing() -> ApiError {

@@ -3,17 +3,17 @@
 use std::collections::HashMap;
 use std::str::FromStr;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use axum::routing::post;
 use base64::Engine as _;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{missing, store};
 use crate::api::error::ApiError;
 use crate::api::extract::{Embedded, Json, Path};
+use crate::api::openapi::{Routes, post};
 use crate::api::work_pools::{poll, queues};
 use crate::api::{job_variables, page};
 use crate::app::App;
@@ -33,8 +33,8 @@ use crate::store::deployments::Key;
 use crate::store::{StoreError, Tx, flow_runs, scheduled_runs, variables};
 
 /// The routes of this file.
-pub fn router() -> Router<App> {
-    Router::new()
+pub fn router() -> Routes {
+    Routes::tagged("Deployments")
         .route("/deployments/get_scheduled_flow_runs", post(get_scheduled_flow_runs))
         .route("/deployments/{id}/create_flow_run", post(create))
         .route("/deployments/{id}/create_flow_run/bulk", post(create_many))
@@ -79,7 +79,7 @@ fn created_by(headers: &HeaderMap) -> Option<CreatedBy> {
     Some(CreatedBy { id: Some(id), kind: Some("AUTOMATION".into()), display_value: Some(name) })
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 struct PollBody {
     deployment_ids: Vec<DeploymentId>,
     #[serde(default, with = "json_values::optional_timestamp")]
@@ -256,7 +256,8 @@ async fn create(
     Ok((if fresh { StatusCode::CREATED } else { StatusCode::OK }, Json(run.at(now))))
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "FlowRunBulkCreateResponse")]
 struct Created {
     results: Vec<FlowRunCreateResult>,
 }

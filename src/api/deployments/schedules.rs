@@ -1,17 +1,18 @@
 //! Schedules of deployments; pausing and resuming. Whatever changes when runs are due takes back the runs to come in the
 //! same transaction.
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{get, patch, post};
+use axum::response::NoContent;
 use chrono::TimeDelta;
+use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::{locked, missing, missing_stop};
+use crate::api::answer::Created;
 use crate::api::error::ApiError;
 use crate::api::extract::{Embedded, Json, Path};
+use crate::api::openapi::{Routes, get, patch, post};
 use crate::app::App;
 use crate::clock::Timestamp;
 use crate::id::{DeploymentId, DeploymentScheduleId};
@@ -22,10 +23,10 @@ use crate::store::scheduled_runs::{self, Horizon, Which};
 use crate::store::{StoreError, Tx, deployment_schedules as store};
 
 /// The routes of this file.
-pub fn router() -> Router<App> {
-    Router::new()
+pub fn router() -> Routes {
+    Routes::tagged("Deployments")
         .route("/deployments/{id}/schedules", get(list).post(create))
-        .route("/deployments/{id}/schedules/{schedule}", patch(update).delete(delete))
+        .route("/deployments/{id}/schedules/{schedule_id}", patch(update).delete(delete))
         .route("/deployments/{id}/schedule", post(schedule))
         .route("/deployments/{id}/pause_deployment", post(pause))
         .route("/deployments/{id}/resume_deployment", post(resume))
@@ -54,13 +55,13 @@ async fn create(
     State(app): State<App>,
     Path(id): Path<DeploymentId>,
     Json(body): Json<Vec<DeploymentScheduleCreate>>,
-) -> Result<(StatusCode, Json<Vec<DeploymentSchedule>>), ApiError> {
+) -> Result<Created<Vec<DeploymentSchedule>>, ApiError> {
     let now = app.now();
     let mut tx = app.begin("deployment_schedules.create").await?;
     locked(&mut tx, id, missing_stop).await?;
     let created = store::insert(&mut tx, id, now, &body).await.map_err(conflict)?;
     tx.commit().await?;
-    Ok((StatusCode::CREATED, Json(created)))
+    Ok(Created(created))
 }
 
 /// Change a schedule of a deployment.
@@ -68,7 +69,7 @@ async fn update(
     State(app): State<App>,
     Path((id, schedule)): Path<(DeploymentId, DeploymentScheduleId)>,
     Json(body): Json<DeploymentScheduleUpdate>,
-) -> Result<StatusCode, ApiError> {
+) -> Result<NoContent, ApiError> {
     let now = app.now();
     let mut tx = app.begin("deployment_schedules.update").await?;
     locked(&mut tx, id, missing_stop).await?;
@@ -77,11 +78,11 @@ async fn update(
     }
     scheduled_runs::delete(&mut tx, &[id], Which::AutomaticAfter(now)).await?;
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// Delete a schedule of a deployment.
-async fn delete(State(app): State<App>, Path((id, schedule)): Path<(DeploymentId, DeploymentScheduleId)>) -> Result<StatusCode, ApiError> {
+async fn delete(State(app): State<App>, Path((id, schedule)): Path<(DeploymentId, DeploymentScheduleId)>) -> Result<NoContent, ApiError> {
     let mut tx = app.begin("deployment_schedules.delete").await?;
     locked(&mut tx, id, missing_stop).await?;
     if !store::delete(&mut tx, id, schedule).await? {
@@ -89,10 +90,10 @@ async fn delete(State(app): State<App>, Path((id, schedule)): Path<(DeploymentId
     }
     scheduled_runs::delete(&mut tx, &[id], Which::Automatic).await?;
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 struct ScheduleBody {
     #[serde(with = "json::optional_timestamp")]
@@ -110,7 +111,7 @@ async fn schedule(
     State(app): State<App>,
     Path(id): Path<DeploymentId>,
     Embedded(body): Embedded<ScheduleBody>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<()>, ApiError> {
     let now = app.now();
     let settings = &app.settings().services.scheduler;
     let start = body.start_time.unwrap_or(now);
@@ -132,7 +133,7 @@ async fn schedule(
         return Err(ApiError::detail(StatusCode::UNPROCESSABLE_ENTITY, format!("A schedule has no dates: {}", failed.error)));
     }
     tx.commit().await?;
-    Ok(Json(Value::Null))
+    Ok(Json(()))
 }
 
 /// Pauses a deployment, and takes back the runs that its schedules made; or resumes it.
@@ -149,17 +150,17 @@ pub(crate) async fn set_paused(tx: &mut Tx, id: DeploymentId, paused: bool, now:
 }
 
 /// Pause a deployment and take back the runs that its schedules made.
-async fn pause(State(app): State<App>, Path(id): Path<DeploymentId>) -> Result<Json<Value>, ApiError> {
+async fn pause(State(app): State<App>, Path(id): Path<DeploymentId>) -> Result<Json<()>, ApiError> {
     let mut tx = app.begin("deployments.pause").await?;
     set_paused(&mut tx, id, true, app.now()).await?;
     tx.commit().await?;
-    Ok(Json(Value::Null))
+    Ok(Json(()))
 }
 
 /// Resume a deployment.
-async fn resume(State(app): State<App>, Path(id): Path<DeploymentId>) -> Result<Json<Value>, ApiError> {
+async fn resume(State(app): State<App>, Path(id): Path<DeploymentId>) -> Result<Json<()>, ApiError> {
     let mut tx = app.begin("deployments.resume").await?;
     set_paused(&mut tx, id, false, app.now()).await?;
     tx.commit().await?;
-    Ok(Json(Value::Null))
+    Ok(Json(()))
 }

@@ -2,18 +2,18 @@
 
 use std::collections::HashMap;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::patch;
+use axum::response::NoContent;
 use serde_json::{Map, Value};
 
 use super::crud::{limit_to, queue_for, replace_schedules, require_limit};
 use super::runs::{Hydrator, circular};
 use super::{body, locked, missing_stop};
 use crate::api::error::ApiError;
-use crate::api::extract::{self, Json, Path};
+use crate::api::extract::{self, Json, Path, Shaped};
 use crate::api::job_variables;
+use crate::api::openapi::{Routes, patch};
 use crate::api::work_pools::pools;
 use crate::app::App;
 use crate::clock::Timestamp;
@@ -29,8 +29,8 @@ use crate::store::scheduled_runs::{self, Which};
 use crate::store::{Tx, deployment_schedules};
 
 /// The routes of this file.
-pub fn router() -> Router<App> {
-    Router::new().route("/deployments/{id}", patch(update))
+pub fn router() -> Routes {
+    Routes::tagged("Deployments").route("/deployments/{id}", patch(update))
 }
 
 fn unprocessable(detail: impl Into<String>) -> ApiError {
@@ -137,8 +137,12 @@ fn check_parameters(update: &DeploymentUpdate, existing: &Deployment) -> Result<
 }
 
 /// Change a deployment.
-async fn update(State(app): State<App>, Path(id): Path<DeploymentId>, Json(given): Json<Value>) -> Result<StatusCode, ApiError> {
-    let mut update = body::update(extract::bounds(&app), given)?;
+async fn update(
+    State(app): State<App>,
+    Path(id): Path<DeploymentId>,
+    Json(given): Json<Shaped<DeploymentUpdate>>,
+) -> Result<NoContent, ApiError> {
+    let mut update = body::update(extract::bounds(&app), given.value)?;
     let now = app.now();
     let mut tx = app.begin("deployments.update").await?;
     let before = locked(&mut tx, id, missing_stop).await?;
@@ -183,7 +187,7 @@ async fn update(State(app): State<App>, Path(id): Path<DeploymentId>, Json(given
     }
     apply(&mut tx, id, plan, now).await?;
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 #[cfg(test)]

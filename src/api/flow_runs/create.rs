@@ -1,15 +1,14 @@
 //! Create flow runs.
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::post;
 use sea_query::{Expr, ExprTrait, Query};
 
 use super::missing;
 use crate::api::caller::Caller;
 use crate::api::error::ApiError;
 use crate::api::extract::Json;
+use crate::api::openapi::{Routes, post};
 use crate::api::provenance::Creator;
 use crate::app::App;
 use crate::id::WorkQueueId;
@@ -20,8 +19,8 @@ use crate::store::schema as t;
 use crate::store::{StoreError, Tx, flow_runs as store, run_labels};
 
 /// The route of this file.
-pub fn router() -> Router<App> {
-    Router::new().route("/flow_runs/", post(create))
+pub fn router() -> Routes {
+    Routes::tagged("Flow Runs").route("/flow_runs/", post(create))
 }
 
 /// Create a flow run, pending unless a state is given. One of the same flow and idempotency key is given back as it is.

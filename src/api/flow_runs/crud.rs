@@ -1,9 +1,9 @@
 //! Read, change and delete flow runs.
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{get, patch, post};
+use axum::response::NoContent;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::missing;
@@ -11,6 +11,7 @@ use crate::api::error::ApiError;
 use crate::api::extract::{Embedded, Json, Path};
 use crate::api::filters::{bulk_items, bulk_limit};
 use crate::api::job_variables;
+use crate::api::openapi::{Routes, get, patch, post};
 use crate::app::App;
 use crate::id::FlowRunId;
 use crate::model::Patch;
@@ -23,8 +24,8 @@ use crate::orchestration::{Context, give_back_slot};
 use crate::store::{StoreError, Tx, deployments, flow_runs as store, old};
 
 /// The routes of this file.
-pub fn router() -> Router<App> {
-    Router::new()
+pub fn router() -> Routes {
+    Routes::tagged("Flow Runs")
         .route("/flow_runs/bulk_delete", post(bulk_delete))
         .route("/flow_runs/{id}", get(read).patch(update).delete(delete))
         .route("/flow_runs/{id}/labels", patch(update_labels))
@@ -37,7 +38,7 @@ async fn read(State(app): State<App>, Path(id): Path<FlowRunId>) -> Result<Json<
 }
 
 /// Change a flow run; its job variables only while it is scheduled.
-async fn update(State(app): State<App>, Path(id): Path<FlowRunId>, Json(body): Json<FlowRunUpdate>) -> Result<StatusCode, ApiError> {
+async fn update(State(app): State<App>, Path(id): Path<FlowRunId>, Json(body): Json<FlowRunUpdate>) -> Result<NoContent, ApiError> {
     let mut tx = app.begin("flow_runs.update").await?;
     if let Patch::Value(variables) = &body.job_variables {
         let run = store::read(&mut tx, id).await?.ok_or_else(missing)?;
@@ -58,15 +59,15 @@ async fn update(State(app): State<App>, Path(id): Path<FlowRunId>, Json(body): J
         return Err(missing());
     }
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// Delete a flow run with its task runs, states and logs.
-async fn delete(State(app): State<App>, Path(id): Path<FlowRunId>) -> Result<StatusCode, ApiError> {
+async fn delete(State(app): State<App>, Path(id): Path<FlowRunId>) -> Result<NoContent, ApiError> {
     let mut tx = app.begin("flow_runs.delete").await?;
     delete_in(&app, &mut tx, id).await?;
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// Deletes a flow run in a transaction of the caller's; its log lines go soon after.
@@ -92,7 +93,7 @@ async fn give_back_slots(app: &App, tx: &mut Tx, runs: &[FlowRun]) -> Result<(),
     Ok(())
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 struct BulkDeleteBody {
     flow_runs: Option<FlowRunFilter>,
@@ -100,7 +101,8 @@ struct BulkDeleteBody {
     limit: Option<i64>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "FlowRunBulkDeleteResponse")]
 struct BulkDeleted {
     deleted: Vec<FlowRunId>,
 }
@@ -120,7 +122,7 @@ async fn bulk_delete(State(app): State<App>, Embedded(body): Embedded<BulkDelete
 }
 
 /// Add labels to a flow run, or change them.
-async fn update_labels(State(app): State<App>, Path(id): Path<FlowRunId>, Json(body): Json<LabelsBody>) -> Result<StatusCode, ApiError> {
+async fn update_labels(State(app): State<App>, Path(id): Path<FlowRunId>, Json(body): Json<LabelsBody>) -> Result<NoContent, ApiError> {
     let mut tx = app.begin("flow_runs.update_labels").await?;
     // The row is locked, so that two changes at once both last.
     let run =
@@ -128,9 +130,9 @@ async fn update_labels(State(app): State<App>, Path(id): Path<FlowRunId>, Json(b
     let merged = merge([run.labels.unwrap_or_default(), body.0]);
     store::update_labels(&mut tx, id, app.now(), &merged).await?;
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(transparent)]
 struct LabelsBody(Labels);

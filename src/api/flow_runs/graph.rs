@@ -1,13 +1,13 @@
 //! The graph of a flow run, in both forms.
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::get;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::api::error::ApiError;
 use crate::api::extract::{Json, Path, Query};
+use crate::api::openapi::{Routes, get};
 use crate::app::App;
 use crate::clock::Timestamp;
 use crate::id::FlowRunId;
@@ -20,8 +20,8 @@ use crate::store::graph::{self as store, Bounds, Outcome};
 use crate::store::{flow_runs, task_runs};
 
 /// The routes of this file.
-pub fn router() -> Router<App> {
-    Router::new().route("/flow_runs/{id}/graph", get(dependencies)).route("/flow_runs/{id}/graph-v2", get(graph))
+pub fn router() -> Routes {
+    Routes::tagged("Flow Runs").route("/flow_runs/{id}/graph", get(dependencies)).route("/flow_runs/{id}/graph-v2", get(graph))
 }
 
 /// The task runs of a flow run and what each waits for.
@@ -37,7 +37,7 @@ async fn dependencies(State(app): State<App>, Path(id): Path<FlowRunId>) -> Resu
     Ok(Json(runs.into_iter().map(|run| Dependencies::of(run, now)).collect()))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 struct GraphQuery {
     /// Leaves out nodes that ended before.
     #[serde(default, with = "json::optional_timestamp")]

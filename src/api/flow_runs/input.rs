@@ -1,15 +1,15 @@
 //! Values sent to a flow run: `/flow_runs/{id}/input`.
 
-use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
-use axum::routing::{get, post};
+use axum::response::NoContent;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::missing;
+use crate::api::answer::{Created, PlainText};
 use crate::api::error::ApiError;
 use crate::api::extract::{Embedded, Json, Path};
+use crate::api::openapi::{Routes, get, post};
 use crate::app::App;
 use crate::id::{FlowRunId, FlowRunInputId};
 use crate::limits;
@@ -18,14 +18,14 @@ use crate::store::StoreError;
 use crate::store::flow_run_inputs as store;
 
 /// The routes of this file.
-pub fn router() -> Router<App> {
-    Router::new()
+pub fn router() -> Routes {
+    Routes::tagged("Flow Runs")
         .route("/flow_runs/{id}/input", post(create))
         .route("/flow_runs/{id}/input/filter", post(filter))
         .route("/flow_runs/{id}/input/{key}", get(read).delete(delete))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 struct CreateBody {
     #[serde(deserialize_with = "input_key")]
     key: String,
@@ -35,11 +35,7 @@ struct CreateBody {
 }
 
 /// Send a value to a flow run.
-async fn create(
-    State(app): State<App>,
-    Path(id): Path<FlowRunId>,
-    Embedded(body): Embedded<CreateBody>,
-) -> Result<(StatusCode, Json<()>), ApiError> {
+async fn create(State(app): State<App>, Path(id): Path<FlowRunId>, Embedded(body): Embedded<CreateBody>) -> Result<Created<()>, ApiError> {
     let now = app.now();
     let CreateBody { key, value, sender } = body;
     let input = FlowRunInput { id: FlowRunInputId::fresh(), created: now, updated: now, flow_run_id: id, key, value, sender };
@@ -50,10 +46,10 @@ async fn create(
         other => other.into(),
     })?;
     tx.commit().await?;
-    Ok((StatusCode::CREATED, Json(())))
+    Ok(Created(()))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 struct FilterBody {
     prefix: String,
     #[serde(default)]
@@ -79,17 +75,17 @@ fn missing_input() -> ApiError {
 }
 
 /// Read a value sent to a flow run.
-async fn read(State(app): State<App>, Path((id, key)): Path<(FlowRunId, String)>) -> Result<impl IntoResponse, ApiError> {
+async fn read(State(app): State<App>, Path((id, key)): Path<(FlowRunId, String)>) -> Result<PlainText, ApiError> {
     let input = store::read(&mut app.read("flow_run_inputs.read").await?, id, &key).await?.ok_or_else(missing_input)?;
-    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], input.value))
+    Ok(PlainText(input.value))
 }
 
 /// Delete a value sent to a flow run.
-async fn delete(State(app): State<App>, Path((id, key)): Path<(FlowRunId, String)>) -> Result<StatusCode, ApiError> {
+async fn delete(State(app): State<App>, Path((id, key)): Path<(FlowRunId, String)>) -> Result<NoContent, ApiError> {
     let mut tx = app.begin("flow_run_inputs.delete").await?;
     if !store::delete(&mut tx, id, &key).await? {
         return Err(missing_input());
     }
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }

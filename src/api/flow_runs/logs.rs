@@ -1,17 +1,17 @@
 //! `/flow_runs/{id}/logs/download`: all log lines of a run as CSV, streamed page by page.
 
-use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::header;
-use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::missing;
 use crate::api::error::{ApiError, chain};
 use crate::api::extract::Path;
+use crate::api::openapi::describe::{Answer, Operation};
+use crate::api::openapi::{Routes, Schemas, get};
 use crate::app::App;
 use crate::id::FlowRunId;
 use crate::model::filter::log::LogFilter;
@@ -23,15 +23,34 @@ use crate::store::{StoreError, flow_runs, logs};
 const PAGE_LINES: u64 = 1000;
 
 /// The route of this file.
-pub fn router() -> Router<App> {
-    Router::new().route("/flow_runs/{id}/logs/download", get(download))
+pub fn router() -> Routes {
+    Routes::tagged("Flow Runs").route("/flow_runs/{id}/logs/download", get(download))
 }
 
 /// What Python's `quote` leaves as it is.
 const QUOTED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'.').remove(b'-').remove(b'~');
 
+/// A file of comma-separated values.
+struct Csv {
+    disposition: String,
+    body: Body,
+}
+
+impl IntoResponse for Csv {
+    fn into_response(self) -> Response {
+        let headers = [(header::CONTENT_TYPE, "text/csv; charset=utf-8".to_owned()), (header::CONTENT_DISPOSITION, self.disposition)];
+        (headers, self.body).into_response()
+    }
+}
+
+impl Answer for Csv {
+    fn describe(operation: &mut Operation, schemas: &mut Schemas) {
+        operation.answer(StatusCode::OK, "text/csv", schemas.output::<String>());
+    }
+}
+
 /// Download the log of a flow run.
-async fn download(State(app): State<App>, Path(id): Path<FlowRunId>) -> Result<impl IntoResponse, ApiError> {
+async fn download(State(app): State<App>, Path(id): Path<FlowRunId>) -> Result<Csv, ApiError> {
     let run = flow_runs::read(&mut app.read("flow_runs.read").await?, id).await?.ok_or_else(missing)?;
     let filename = format!("{}-logs.csv", run.name);
     let disposition = format!("attachment; filename=\"flow-run-logs.csv\"; filename*=UTF-8''{}", utf8_percent_encode(&filename, QUOTED));
@@ -51,8 +70,7 @@ async fn download(State(app): State<App>, Path(id): Path<FlowRunId>) -> Result<i
             Ok(Some((Bytes::from(text), next)))
         }
     });
-    let headers = [(header::CONTENT_TYPE, "text/csv; charset=utf-8".to_owned()), (header::CONTENT_DISPOSITION, disposition)];
-    Ok((headers, Body::from_stream(pages)))
+    Ok(Csv { disposition, body: Body::from_stream(pages) })
 }
 
 async fn page(app: &App, id: FlowRunId, offset: u64) -> Result<Vec<Log>, StoreError> {

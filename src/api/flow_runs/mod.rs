@@ -9,14 +9,12 @@ mod query;
 pub(crate) mod resume;
 pub mod state;
 
-use axum::Router;
-
 use crate::api::error::ApiError;
-use crate::app::App;
+use crate::api::openapi::Routes;
 
 /// The routes of this folder.
-pub fn router() -> Router<App> {
-    Router::new()
+pub fn router() -> Routes {
+    Routes::tagged("Flow Runs")
         .merge(create::router())
         .merge(crud::router())
         .merge(graph::router())

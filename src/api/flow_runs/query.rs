@@ -1,23 +1,22 @@
 //! Lists, counts, history and lateness of flow runs.
 
-use axum::Router;
 use axum::extract::State;
-use axum::routing::post;
 
 use crate::api::error::ApiError;
 use crate::api::extract::{Embedded, Json};
-use crate::api::filters::{CountBody, ListBody};
-use crate::api::history::HistoryBody;
+use crate::api::filters::of_queued::{CountBody, ListBody, PageBody};
+use crate::api::history::FlowRunHistoryBody;
+use crate::api::openapi::{Routes, post};
 use crate::api::page::Page;
 use crate::app::App;
 use crate::model::flow_run::{FlowRunResponse, FlowRunSort};
 use crate::model::run::HistoryInterval;
 use crate::store::flow_runs as store;
-use crate::store::run_history::{self, Runs};
+use crate::store::run_history;
 
 /// The routes of this file.
-pub fn router() -> Router<App> {
-    Router::new()
+pub fn router() -> Routes {
+    Routes::tagged("Flow Runs")
         .route("/flow_runs/count", post(count))
         .route("/flow_runs/lateness", post(lateness))
         .route("/flow_runs/history", post(history))
@@ -38,8 +37,8 @@ async fn lateness(State(app): State<App>, Embedded(body): Embedded<CountBody>) -
 }
 
 /// Flow runs by interval and state.
-async fn history(State(app): State<App>, Embedded(body): Embedded<HistoryBody>) -> Result<Json<Vec<HistoryInterval>>, ApiError> {
-    body.answer(&app, Runs::Flow).await.map(Json)
+async fn history(State(app): State<App>, Embedded(body): Embedded<FlowRunHistoryBody>) -> Result<Json<Vec<HistoryInterval>>, ApiError> {
+    body.answer(&app).await.map(Json)
 }
 
 /// List flow runs.
@@ -54,7 +53,7 @@ async fn filter(State(app): State<App>, Embedded(body): Embedded<ListBody<FlowRu
 /// List a page of flow runs.
 async fn paginate(
     State(app): State<App>,
-    Embedded(body): Embedded<ListBody<FlowRunSort>>,
+    Embedded(body): Embedded<PageBody<FlowRunSort>>,
 ) -> Result<Json<Page<FlowRunResponse>>, ApiError> {
     let (limit, page, offset) = body.paged()?;
     let (filters, sort) = body.into_filters();

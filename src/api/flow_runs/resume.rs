@@ -1,9 +1,8 @@
 //! Resume paused flow runs, with the input that they wait for.
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::post;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -12,6 +11,7 @@ use super::state::status;
 use crate::api::caller::Caller;
 use crate::api::error::ApiError;
 use crate::api::extract::{Embedded, Json, Path};
+use crate::api::openapi::{Routes, post};
 use crate::app::App;
 use crate::clock::Timestamp;
 use crate::id::{FlowRunId, FlowRunInputId};
@@ -25,11 +25,11 @@ use crate::parameters::{Invalid, Options, hydrate, validate};
 use crate::store::{StoreError, Tx, flow_run_inputs, transitions, variables};
 
 /// The routes of this file.
-pub fn router() -> Router<App> {
-    Router::new().route("/flow_runs/{id}/resume", post(resume))
+pub fn router() -> Routes {
+    Routes::tagged("Flow Runs").route("/flow_runs/{id}/resume", post(resume))
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 struct ResumeBody {
     run_input: Option<Map<String, Value>>,

@@ -1,15 +1,15 @@
 //! Set states of flow runs.
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::post;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::api::caller::Caller;
 use crate::api::error::{ApiError, chain};
 use crate::api::extract::{Embedded, Json, Path};
 use crate::api::filters::{bulk_items, bulk_limit};
+use crate::api::openapi::{Routes, post};
 use crate::app::App;
 use crate::clock::Timestamp;
 use crate::id::FlowRunId;
@@ -21,8 +21,8 @@ use crate::orchestration::{Context, FlowPolicy, OrchestrationError, set_flow_run
 use crate::store::flow_runs as store;
 
 /// The routes of this file.
-pub fn router() -> Router<App> {
-    Router::new().route("/flow_runs/bulk_set_state", post(bulk_set_state)).route("/flow_runs/{id}/set_state", post(set_state))
+pub fn router() -> Routes {
+    Routes::tagged("Flow Runs").route("/flow_runs/bulk_set_state", post(bulk_set_state)).route("/flow_runs/{id}/set_state", post(set_state))
 }
 
 /// 201 where the answer's state was made by this request.
@@ -30,7 +30,7 @@ pub fn status(result: &OrchestrationResult, now: Timestamp) -> StatusCode {
     if result.state.as_ref().is_some_and(|state| state.timestamp >= now) { StatusCode::CREATED } else { StatusCode::OK }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 struct SetStateBody {
     state: StateCreate,
     #[serde(default)]
@@ -52,7 +52,7 @@ async fn set_state(
     Ok((status(&result, now), Json(result)))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 struct BulkSetStateBody {
     #[serde(default)]
     flow_runs: Option<FlowRunFilter>,
@@ -64,7 +64,8 @@ struct BulkSetStateBody {
     limit: Option<i64>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "FlowRunOrchestrationResult")]
 struct BulkResult {
     flow_run_id: FlowRunId,
     status: SetStateStatus,
@@ -72,7 +73,8 @@ struct BulkResult {
     details: StateResponseDetails,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "FlowRunBulkSetStateResponse")]
 struct BulkResults {
     results: Vec<BulkResult>,
 }

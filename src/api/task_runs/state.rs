@@ -1,14 +1,14 @@
 //! Set states of task runs.
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::post;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::api::error::ApiError;
 use crate::api::extract::{Embedded, Json, Path};
 use crate::api::flow_runs::state::status;
+use crate::api::openapi::{Routes, post};
 use crate::api::task_queue;
 use crate::app::App;
 use crate::id::TaskRunId;
@@ -18,11 +18,11 @@ use crate::store::task_deliveries::Rank;
 use crate::store::task_runs as store;
 
 /// The routes of this file.
-pub fn router() -> Router<App> {
-    Router::new().route("/task_runs/{id}/set_state", post(set_state))
+pub fn router() -> Routes {
+    Routes::tagged("Task Runs").route("/task_runs/{id}/set_state", post(set_state))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 struct SetStateBody {
     state: StateCreate,
     #[serde(default)]

@@ -2,8 +2,8 @@
 //! transaction; that the queues were polled, and their deployments can run, is noted in another one.
 
 use axum::extract::State;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::{pools, queues};
 use crate::api::error::{ApiError, chain};
@@ -13,13 +13,14 @@ use crate::app::App;
 use crate::clock::Timestamp;
 use crate::events::{deployment as deployment_events, work_pool as events};
 use crate::id::{DeploymentId, WorkPoolId, WorkQueueId};
+use crate::model::flow_run::PolledFlowRun;
 use crate::model::json;
 use crate::model::status::DeploymentStatus;
 use crate::store::scheduled_runs::{PoolPoll, of_pool};
 use crate::store::work_queues::{self, WorkQueueOrder};
 use crate::store::{StoreError, deployments};
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 pub(super) struct PollBody {
     work_queue_names: Option<Vec<String>>,
@@ -31,12 +32,11 @@ pub(super) struct PollBody {
 }
 
 /// One run to start.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct WorkerFlowRun {
     work_pool_id: WorkPoolId,
     work_queue_id: WorkQueueId,
-    /// Without its state, which the reference does not load here.
-    flow_run: Value,
+    flow_run: PolledFlowRun,
 }
 
 /// Get the runs that a worker may start.
@@ -72,16 +72,9 @@ pub(super) async fn get_scheduled_flow_runs(
     let runs = of_pool(&mut tx, &poll).await?;
     tx.commit().await?;
     note(&app, &polled, &[]).await;
-    let answer = runs.into_iter().map(|(queue, run)| {
-        let mut run = serde_json::to_value(run.at(now)).map_err(|error| ApiError::Internal(error.to_string()))?;
-        if let Value::Object(fields) = &mut run {
-            fields.shift_remove("work_pool_id");
-            fields.shift_remove("work_pool_name");
-            fields.insert("state".into(), Value::Null);
-        }
-        Ok(WorkerFlowRun { work_pool_id: pool.id, work_queue_id: queue, flow_run: run })
-    });
-    answer.collect::<Result<Vec<_>, ApiError>>().map(Json)
+    let answer =
+        runs.into_iter().map(|(queue, run)| WorkerFlowRun { work_pool_id: pool.id, work_queue_id: queue, flow_run: run.at(now).polled() });
+    Ok(Json(answer.collect()))
 }
 
 /// Notes that queues, or the runs of deployments, were polled: those and the deployments of those queues are ready from

@@ -2,14 +2,16 @@
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::NoContent;
+use schemars::JsonSchema;
 use sea_query::Cond;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::queues;
+use crate::api::answer::Created;
 use crate::api::error::ApiError;
-use crate::api::extract::{Embedded, Json, Path};
+use crate::api::extract::{Embedded, Json, Path, Shaped};
 use crate::api::socket::worker_channel;
 use crate::api::{job_variables, page};
 use crate::app::App;
@@ -88,7 +90,7 @@ pub(crate) async fn change(
 }
 
 /// The pools as the client knows them: up to 3.3.7 it fails on a storage block for results.
-fn answer(headers: &HeaderMap, body: impl serde::Serialize) -> Result<Value, ApiError> {
+fn answer<T: serde::Serialize>(headers: &HeaderMap, body: T) -> Result<Shaped<T>, ApiError> {
     let mut body = serde_json::to_value(body).map_err(|error| ApiError::Internal(error.to_string()))?;
     if is_old_client(headers) {
         let pools = match &mut body {
@@ -101,7 +103,7 @@ fn answer(headers: &HeaderMap, body: impl serde::Serialize) -> Result<Value, Api
             }
         }
     }
-    Ok(body)
+    Ok(body.into())
 }
 
 fn is_old_client(headers: &HeaderMap) -> bool {
@@ -118,7 +120,11 @@ fn is_old_client(headers: &HeaderMap) -> bool {
 }
 
 /// Create a work pool.
-pub(super) async fn create(State(app): State<App>, headers: HeaderMap, Json(body): Json<WorkPoolCreate>) -> Result<Response, ApiError> {
+pub(super) async fn create(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Json(body): Json<WorkPoolCreate>,
+) -> Result<Created<Shaped<WorkPool>>, ApiError> {
     if is_reserved(&body.name) {
         return Err(reserved("Work pools starting with 'Prefect' are reserved for internal use."));
     }
@@ -134,11 +140,11 @@ pub(super) async fn create(State(app): State<App>, headers: HeaderMap, Json(body
     }
     tx.commit().await?;
     pool.active_slots = pool.concurrency_limit.map(|_| 0);
-    Ok((StatusCode::CREATED, Json(answer(&headers, pool.shown())?)).into_response())
+    Ok(Created(answer(&headers, pool.shown())?))
 }
 
 /// Read a work pool by name.
-pub(super) async fn read(State(app): State<App>, headers: HeaderMap, Path(name): Path<String>) -> Result<Json<Value>, ApiError> {
+pub(super) async fn read(State(app): State<App>, headers: HeaderMap, Path(name): Path<String>) -> Result<Json<Shaped<WorkPool>>, ApiError> {
     let mut tx = app.read("work_pools.read").await?;
     let pool = by_name(&mut tx, &name).await?;
     let pools = store::with_active_slots(&mut tx, vec![pool]).await?;
@@ -146,7 +152,7 @@ pub(super) async fn read(State(app): State<App>, headers: HeaderMap, Path(name):
     Ok(Json(answer(&headers, pool.shown())?))
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 pub(super) struct FilterBody {
     work_pools: Option<WorkPoolFilter>,
@@ -160,7 +166,7 @@ pub(super) async fn filter(
     State(app): State<App>,
     headers: HeaderMap,
     Embedded(body): Embedded<FilterBody>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<Shaped<Vec<WorkPool>>>, ApiError> {
     let (limit, offset) = (page::limit(body.limit)?, page::offset(body.offset)?);
     let mut tx = app.read("work_pools.filter").await?;
     let condition = condition(&body.work_pools.unwrap_or_default(), tx.dialect());
@@ -169,8 +175,14 @@ pub(super) async fn filter(
     Ok(Json(answer(&headers, pools.into_iter().map(WorkPool::shown).collect::<Vec<_>>())?))
 }
 
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct CountBody {
+    work_pools: Option<WorkPoolFilter>,
+}
+
 /// Count work pools.
-pub(super) async fn count(State(app): State<App>, Embedded(body): Embedded<FilterBody>) -> Result<Json<i64>, ApiError> {
+pub(super) async fn count(State(app): State<App>, Embedded(body): Embedded<CountBody>) -> Result<Json<i64>, ApiError> {
     let mut tx = app.read("work_pools.count").await?;
     let condition = condition(&body.work_pools.unwrap_or_default(), tx.dialect());
     Ok(Json(store::count(&mut tx, condition).await?))
@@ -181,7 +193,7 @@ pub(super) async fn update(
     State(app): State<App>,
     Path(name): Path<String>,
     Json(body): Json<WorkPoolUpdate>,
-) -> Result<StatusCode, ApiError> {
+) -> Result<NoContent, ApiError> {
     let beyond_pausing = !body.description.is_absent() || !body.base_job_template.is_absent() || !body.storage_configuration.is_absent();
     if is_reserved(&name) && beyond_pausing {
         return Err(reserved(
@@ -200,11 +212,11 @@ pub(super) async fn update(
         tx.hint(worker_channel::changed(before.id));
     }
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// Delete a work pool.
-pub(super) async fn delete(State(app): State<App>, Path(name): Path<String>) -> Result<StatusCode, ApiError> {
+pub(super) async fn delete(State(app): State<App>, Path(name): Path<String>) -> Result<NoContent, ApiError> {
     if is_reserved(&name) {
         return Err(reserved("Work pools starting with 'Prefect' are reserved for internal use and can not be deleted."));
     }
@@ -218,10 +230,10 @@ pub(super) async fn delete(State(app): State<App>, Path(name): Path<String>) -> 
     store::delete(&mut tx, pool.id).await?;
     tx.hint(worker_channel::changed(pool.id));
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 pub(super) struct ConcurrencyBody {
     #[serde(deserialize_with = "crate::model::bounds::from_one")]

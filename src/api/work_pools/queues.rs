@@ -1,11 +1,13 @@
 //! `/work_pools/{name}/queues`
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::response::NoContent;
 use chrono::TimeDelta;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::pools;
+use crate::api::answer::Created;
 use crate::api::error::ApiError;
 use crate::api::extract::{Embedded, Json, Path};
 use crate::api::page;
@@ -88,7 +90,7 @@ pub(super) async fn create(
     State(app): State<App>,
     Path(pool): Path<String>,
     Json(body): Json<WorkQueueCreate>,
-) -> Result<(StatusCode, Json<WorkQueue>), ApiError> {
+) -> Result<Created<WorkQueue>, ApiError> {
     let now = app.now();
     let mut tx = app.begin("work_queues.create").await?;
     let pool = pools::by_name(&mut tx, &pool).await?;
@@ -99,7 +101,7 @@ pub(super) async fn create(
     })?;
     tx.commit().await?;
     queue.active_slots = queue.concurrency_limit.map(|_| 0);
-    Ok((StatusCode::CREATED, Json(queue)))
+    Ok(Created(queue))
 }
 
 /// Read a queue of a work pool.
@@ -110,7 +112,7 @@ pub(super) async fn read(State(app): State<App>, Path((pool, name)): Path<(Strin
     queues.into_iter().next().map(Json).ok_or_else(|| missing(&pool, &name))
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 pub(super) struct FilterBody {
     work_queues: Option<WorkQueueFilter>,
@@ -138,18 +140,18 @@ pub(super) async fn update(
     State(app): State<App>,
     Path((pool, name)): Path<(String, String)>,
     Json(body): Json<WorkQueueUpdate>,
-) -> Result<StatusCode, ApiError> {
+) -> Result<NoContent, ApiError> {
     let now = app.now();
     let mut tx = app.begin("work_queues.update").await?;
     pools::by_name(&mut tx, &pool).await?;
     let before = by_name(&mut tx, &pool, &name).await?;
     change(&mut tx, &before, now, &body, true).await?;
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// Delete a queue of a work pool.
-pub(super) async fn delete(State(app): State<App>, Path((pool, name)): Path<(String, String)>) -> Result<StatusCode, ApiError> {
+pub(super) async fn delete(State(app): State<App>, Path((pool, name)): Path<(String, String)>) -> Result<NoContent, ApiError> {
     let now = app.now();
     let mut tx = app.begin("work_queues.delete").await?;
     let pool_row = pools::by_name(&mut tx, &pool).await?;
@@ -158,5 +160,5 @@ pub(super) async fn delete(State(app): State<App>, Path((pool, name)): Path<(Str
     store::delete(&mut tx, queue.id).await?;
     store::rearrange(&mut tx, pool_row.id, now, &[]).await?;
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }

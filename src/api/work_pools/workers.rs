@@ -1,7 +1,8 @@
 //! `/work_pools/{name}/workers`
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::response::NoContent;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::pools;
@@ -30,16 +31,16 @@ pub(super) async fn heartbeat(
     State(app): State<App>,
     Path(pool): Path<String>,
     Embedded(body): Embedded<WorkerHeartbeat>,
-) -> Result<StatusCode, ApiError> {
+) -> Result<NoContent, ApiError> {
     let now = app.now();
     let mut tx = app.begin("workers.heartbeat").await?;
     let pool = pools::by_name(&mut tx, &pool).await?;
     beat(&mut tx, &pool, &body, now).await?;
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 pub(super) struct FilterBody {
     workers: Option<WorkerFilter>,
@@ -62,12 +63,12 @@ pub(super) async fn filter(
 }
 
 /// Forget a worker.
-pub(super) async fn delete(State(app): State<App>, Path((pool, name)): Path<(String, String)>) -> Result<StatusCode, ApiError> {
+pub(super) async fn delete(State(app): State<App>, Path((pool, name)): Path<(String, String)>) -> Result<NoContent, ApiError> {
     let mut tx = app.begin("workers.delete").await?;
     let pool = pools::by_name(&mut tx, &pool).await?;
     if !store::delete(&mut tx, pool.id, &name).await? {
         return Err(ApiError::not_found("Worker not found."));
     }
     tx.commit().await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }

@@ -1,6 +1,7 @@
 //! What an automation may do (`prefect/server/events/actions.py`): the fields alone; how it is done is the matter of
 //! `crate::automations`.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -9,7 +10,7 @@ use crate::model::json;
 use crate::model::state::StateType;
 
 /// Any action, in the reference's order.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Action {
     DoNothing,
@@ -57,7 +58,7 @@ impl Action {
 }
 
 /// Whether an action names what it acts on, or takes it from the triggering event.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
     #[default]
@@ -66,7 +67,7 @@ pub enum Source {
 }
 
 /// Acts on a deployment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OnDeployment {
     #[serde(default)]
     pub source: Source,
@@ -76,7 +77,7 @@ pub struct OnDeployment {
 }
 
 /// Acts on a work pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OnWorkPool {
     #[serde(default)]
     pub source: Source,
@@ -85,7 +86,7 @@ pub struct OnWorkPool {
 }
 
 /// Acts on a work queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OnWorkQueue {
     #[serde(default)]
     pub source: Source,
@@ -94,7 +95,7 @@ pub struct OnWorkQueue {
 }
 
 /// Acts on an automation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OnAutomation {
     #[serde(default)]
     pub source: Source,
@@ -103,7 +104,7 @@ pub struct OnAutomation {
 }
 
 /// Makes a flow run of a deployment.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RunDeployment {
     #[serde(default)]
     pub source: Source,
@@ -121,7 +122,7 @@ pub struct RunDeployment {
 }
 
 /// Gives the flow run a state.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ChangeFlowRunState {
     #[serde(default)]
     pub name: Option<String>,
@@ -134,7 +135,7 @@ pub struct ChangeFlowRunState {
 }
 
 /// Sends a text by a notification block.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SendNotification {
     pub block_document_id: Uuid,
     /// A template.
@@ -150,7 +151,7 @@ pub fn default_subject() -> String {
 }
 
 /// Calls a webhook block.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CallWebhook {
     pub block_document_id: Uuid,
     /// A template.

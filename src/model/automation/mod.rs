@@ -12,6 +12,7 @@ mod tests;
 pub mod trigger;
 
 use indexmap::IndexMap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
@@ -26,7 +27,7 @@ use crate::model::event::ReceivedEvent;
 use crate::model::json;
 
 /// What an automation is, apart from its row.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AutomationCore {
     pub name: String,
     #[serde(default)]
@@ -52,7 +53,7 @@ fn yes() -> bool {
 }
 
 /// An automation, as the row has it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Automation {
     #[serde(flatten)]
     pub core: AutomationCore,
@@ -64,28 +65,33 @@ pub struct Automation {
 }
 
 /// Body of `POST /automations/`. Read it with [`check::create`].
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub struct AutomationCreate {
+    #[schemars(flatten)]
     pub core: AutomationCore,
     /// The resource that owns it, such as `prefect.deployment.<id>`.
     pub owner_resource: Option<String>,
 }
 
 /// Body of `PUT /automations/{id}`. Read it with [`check::update`].
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub struct AutomationUpdate {
+    #[schemars(flatten)]
     pub core: AutomationCore,
 }
 
 /// Body of `PATCH /automations/{id}`. Read it with [`check::partial_update`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub struct AutomationPartialUpdate {
     /// `None` where it was not given: nothing changes then.
     pub enabled: Option<bool>,
 }
 
 /// Orders of lists.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum AutomationSort {
     CreatedDesc,

@@ -1,13 +1,14 @@
 //! Labels that resources must have, with globs and negation (`prefect/server/events/schemas/events.py`).
 
 use indexmap::IndexMap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::model::event::Resource;
 use crate::model::glob::label_matches;
 
 /// One pattern, or some of which one must fit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Patterns {
     One(String),
@@ -25,7 +26,7 @@ impl Patterns {
 }
 
 /// By label, what its value must be like. An empty one fits every resource.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct ResourceSpecification(pub IndexMap<String, Patterns>);
 

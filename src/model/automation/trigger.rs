@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use chrono::TimeDelta;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
@@ -13,7 +14,7 @@ use crate::model::glob::{fnmatch, label_matches};
 use crate::model::json;
 
 /// Any trigger.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Trigger {
     /// By the presence or absence of events.
@@ -25,7 +26,7 @@ pub enum Trigger {
 }
 
 /// Whether events or their absence makes a trigger fire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Posture {
     Reactive,
     Proactive,
@@ -42,7 +43,7 @@ impl Posture {
 }
 
 /// One specification, or several of which each must be fulfilled by some related resource.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum RelatedSpecification {
     All(Vec<ResourceSpecification>),
@@ -66,9 +67,10 @@ impl RelatedSpecification {
 }
 
 /// Fires when events happen, or do not.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EventTrigger {
     #[serde(default = "id::v4")]
+    #[schemars(default)]
     pub id: Uuid,
     /// What the event must be about.
     #[serde(rename = "match", default)]
@@ -184,10 +186,12 @@ fn label_of<'e>(event: &'e Event, label: &str) -> Option<&'e str> {
 }
 
 /// How many of the triggers of a compound one must have fired.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
+#[schemars(rename_all = "lowercase")]
 pub enum Require {
     Any,
     All,
+    #[schemars(untagged)]
     Number(i64),
 }
 
@@ -219,9 +223,10 @@ impl<'de> Deserialize<'de> for Require {
 }
 
 /// Fires when so many of its triggers have fired, in any order.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CompoundTrigger {
     #[serde(default = "id::v4")]
+    #[schemars(default)]
     pub id: Uuid,
     pub triggers: Vec<Trigger>,
     /// Seconds; `None` for ever.
@@ -231,9 +236,10 @@ pub struct CompoundTrigger {
 }
 
 /// Fires when its triggers have fired in their order.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SequenceTrigger {
     #[serde(default = "id::v4")]
+    #[schemars(default)]
     pub id: Uuid,
     pub triggers: Vec<Trigger>,
     /// Seconds; `None` for ever.

@@ -1,5 +1,6 @@
 //! Filters over artifacts and collections of artifacts.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Operator;
@@ -7,7 +8,7 @@ use super::part::{AnyOf, AnyOfOrNot};
 use crate::id::{ArtifactId, FlowRunId, TaskRunId};
 
 /// Which artifacts.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ArtifactFilter {
     pub operator: Operator,
@@ -19,7 +20,7 @@ pub struct ArtifactFilter {
 }
 
 /// Which collections.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ArtifactCollectionFilter {
     pub operator: Operator,
@@ -30,7 +31,7 @@ pub struct ArtifactCollectionFilter {
     pub r#type: Option<AnyOfOrNot<String>>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ArtifactFilterKey {
     pub any_: Option<Vec<String>>,

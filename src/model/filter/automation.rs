@@ -1,5 +1,6 @@
 //! Filter over automations.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Operator;
@@ -8,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::model::json;
 
 /// Which automations.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AutomationFilter {
     pub operator: Operator,
@@ -18,7 +19,7 @@ pub struct AutomationFilter {
 }
 
 /// By the time of their making.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AutomationFilterCreated {
     /// At or before.

@@ -1,5 +1,6 @@
 //! Filters over block types, schemas and documents.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Operator;
@@ -8,14 +9,14 @@ use crate::id::{BlockDocumentId, BlockSchemaId, BlockTypeId};
 use crate::model::Patch;
 
 /// Which block types.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BlockTypeFilter {
     pub name: Option<BlockTypeFilterName>,
     pub slug: Option<AnyOf<String>>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BlockTypeFilterName {
     /// Case-insensitive part of the name.
@@ -23,7 +24,7 @@ pub struct BlockTypeFilterName {
 }
 
 /// Which block schemas.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BlockSchemaFilter {
     pub operator: Operator,
@@ -33,7 +34,7 @@ pub struct BlockSchemaFilter {
     pub version: Option<AnyOf<String>>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BlockSchemaFilterCapabilities {
     /// The schema has every one of these.
@@ -41,7 +42,7 @@ pub struct BlockSchemaFilterCapabilities {
 }
 
 /// Which block documents.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BlockDocumentFilter {
     pub operator: Operator,

@@ -1,5 +1,6 @@
 //! Filters over deployments and their schedules.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Operator;
@@ -7,7 +8,7 @@ use super::part::{AnyOf, AnyOfOrNot, Equal, NameLike, TagsOrAny};
 use crate::id::DeploymentId;
 
 /// Which deployments.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeploymentFilter {
     pub operator: Operator,
@@ -22,13 +23,13 @@ pub struct DeploymentFilter {
 }
 
 /// A case-insensitive part of the deployment's or the flow's name.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeploymentOrFlowNameFilter {
     pub like_: Option<String>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeploymentFilterConcurrencyLimit {
     pub ge_: Option<i64>,
@@ -37,7 +38,7 @@ pub struct DeploymentFilterConcurrencyLimit {
 }
 
 /// Which schedules of a deployment.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeploymentScheduleFilter {
     pub operator: Operator,

@@ -2,6 +2,7 @@
 //! `store/filter/event.rs`. Unknown keys are forbidden.
 
 use indexmap::IndexMap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
@@ -12,7 +13,7 @@ use crate::model::json::{self, invalid};
 use crate::model::text_search::TextSearch;
 
 /// Which events, and in which order of `occurred`.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EventFilter {
     pub occurred: EventOccurredFilter,
@@ -29,7 +30,7 @@ pub struct EventFilter {
 }
 
 /// Order of `occurred`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum EventOrder {
     Asc,
@@ -38,7 +39,7 @@ pub enum EventOrder {
 }
 
 /// When it occurred; both ends belong to the range. Absent ends are the last 180 days until now ([`EventFilter::at`]).
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EventOccurredFilter {
     #[serde(with = "json::optional_timestamp")]
@@ -47,7 +48,7 @@ pub struct EventOccurredFilter {
     pub until: Option<Timestamp>,
 }
 
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EventNameFilter {
     pub prefix: Option<Vec<String>>,
@@ -56,7 +57,7 @@ pub struct EventNameFilter {
     pub exclude_name: Option<Vec<String>>,
 }
 
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EventResourceFilter {
     pub id: Option<Vec<String>>,
@@ -66,7 +67,7 @@ pub struct EventResourceFilter {
     pub distinct: bool,
 }
 
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EventRelatedFilter {
     pub id: Option<Vec<String>>,
@@ -75,7 +76,7 @@ pub struct EventRelatedFilter {
     pub labels: Option<ResourceSpecification>,
 }
 
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EventAnyResourceFilter {
     pub id: Option<Vec<String>>,
@@ -83,13 +84,13 @@ pub struct EventAnyResourceFilter {
     pub labels: Option<ResourceSpecification>,
 }
 
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EventIdFilter {
     pub id: Option<Vec<Uuid>>,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EventTextFilter {
     /// At most 200 characters.
@@ -98,7 +99,8 @@ pub struct EventTextFilter {
 }
 
 /// Labels with the patterns of which one must fit each.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, JsonSchema)]
+#[schemars(inline, with = "crate::model::automation::ResourceSpecification")]
 pub struct ResourceSpecification(pub IndexMap<String, Vec<String>>);
 
 impl<'de> Deserialize<'de> for ResourceSpecification {

@@ -1,5 +1,6 @@
 //! Filter over flows.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Operator;
@@ -7,7 +8,7 @@ use super::part::{AnyOfOrNot, NameLike, Tags};
 use crate::id::FlowId;
 
 /// Which flows.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FlowFilter {
     pub operator: Operator,
@@ -18,7 +19,7 @@ pub struct FlowFilter {
 }
 
 /// Flows with or without deployments.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FlowFilterDeployment {
     pub operator: Operator,

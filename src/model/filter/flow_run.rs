@@ -1,5 +1,6 @@
 //! Filter over flow runs.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -9,7 +10,7 @@ use crate::id::{DeploymentId, FlowRunId, TaskRunId};
 use crate::model::state::StateType;
 
 /// Which flow runs.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FlowRunFilter {
     pub operator: Operator,
@@ -31,7 +32,7 @@ pub struct FlowRunFilter {
     pub created_by: Option<FlowRunFilterCreatedBy>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FlowRunFilterState {
     pub operator: Operator,
@@ -41,14 +42,14 @@ pub struct FlowRunFilterState {
 }
 
 /// Subflows of these flow runs.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FlowRunFilterParentFlowRunId {
     pub operator: Operator,
     pub any_: Option<Vec<FlowRunId>>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FlowRunFilterCreatedBy {
     pub operator: Operator,

@@ -1,5 +1,6 @@
 //! Filter over log lines, and the search language of its `text` part.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 
 use super::Operator;
@@ -13,7 +14,7 @@ use crate::model::text_search::TextSearch;
 const QUERY_CHARACTERS: usize = 200;
 
 /// Which log lines.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogFilter {
     pub operator: Operator,
@@ -24,7 +25,7 @@ pub struct LogFilter {
     pub text: Option<LogFilterTextSearch>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogFilterTaskRunId {
     pub any_: Option<Vec<TaskRunId>>,
@@ -32,7 +33,7 @@ pub struct LogFilterTaskRunId {
 }
 
 /// A search in message and logger name.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LogFilterTextSearch {
     #[serde(deserialize_with = "query")]

@@ -17,10 +17,11 @@ pub mod variable;
 pub mod work_pool;
 pub mod work_queue;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// How the parts of a filter object are joined.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 pub enum Operator {
     /// All must hold.
     #[default]

@@ -1,6 +1,7 @@
 //! The parts that filters are made of: what may be asked of one column. An absent operator does not restrict; an empty
 //! `any_` matches nothing, an empty `not_any_` or `all_` does not restrict.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Operator;
@@ -8,30 +9,34 @@ use crate::clock::Timestamp;
 use crate::model::json;
 
 /// One of.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AnyOf<T> {
     #[serde(default = "none")]
+    #[schemars(default)]
     pub any_: Option<Vec<T>>,
 }
 
 /// One of, and none of.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AnyOfOrNot<T> {
     #[serde(default = "none")]
+    #[schemars(default)]
     pub any_: Option<Vec<T>>,
     #[serde(default = "none")]
+    #[schemars(default)]
     pub not_any_: Option<Vec<T>>,
 }
 
 /// One of, or NULL (`is_null_`: false means not NULL).
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AnyOfOrNull<T> {
     #[serde(default)]
     pub operator: Operator,
     #[serde(default = "none")]
+    #[schemars(default)]
     pub any_: Option<Vec<T>>,
     #[serde(default)]
     pub is_null_: Option<bool>,
@@ -63,7 +68,7 @@ impl<T> AnyOfOrNull<T> {
 }
 
 /// One of, and a case-insensitive part (with SQL wildcards).
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NameLike {
     pub any_: Option<Vec<String>>,
@@ -71,7 +76,7 @@ pub struct NameLike {
 }
 
 /// All of these tags, or no tags at all.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tags {
     pub operator: Operator,
@@ -80,7 +85,7 @@ pub struct Tags {
 }
 
 /// All of these tags, one of these, or no tags at all.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TagsOrAny {
     pub operator: Operator,
@@ -90,7 +95,7 @@ pub struct TagsOrAny {
 }
 
 /// At or before, and at or after.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Between {
     #[serde(with = "json::optional_timestamp")]
@@ -100,7 +105,7 @@ pub struct Between {
 }
 
 /// At or before, at or after, and NULL or not.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BetweenOrNull {
     #[serde(with = "json::optional_timestamp")]
@@ -111,14 +116,14 @@ pub struct BetweenOrNull {
 }
 
 /// Exactly.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Equal {
     pub eq_: Option<bool>,
 }
 
 /// At least, at most.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Range {
     pub ge_: Option<i64>,

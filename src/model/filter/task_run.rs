@@ -1,5 +1,6 @@
 //! Filter over task runs.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Operator;
@@ -8,7 +9,7 @@ use crate::id::{FlowRunId, TaskRunId};
 use crate::model::state::StateType;
 
 /// Which task runs.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TaskRunFilter {
     pub operator: Operator,
@@ -23,7 +24,7 @@ pub struct TaskRunFilter {
     pub flow_run_id: Option<TaskRunFilterFlowRunId>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TaskRunFilterState {
     pub operator: Operator,
@@ -33,14 +34,14 @@ pub struct TaskRunFilterState {
 }
 
 /// Task runs that stand for a subflow, or that do not.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TaskRunFilterSubFlowRuns {
     pub exists_: Option<bool>,
 }
 
 /// `is_null_` is false unless given: without `any_`, task runs of any flow run.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TaskRunFilterFlowRunId {
     pub operator: Operator,

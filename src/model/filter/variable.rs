@@ -1,5 +1,6 @@
 //! Filter over variables.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Operator;
@@ -7,7 +8,7 @@ use super::part::AnyOf;
 use crate::id::VariableId;
 
 /// Which variables.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct VariableFilter {
     pub operator: Operator,
@@ -16,7 +17,7 @@ pub struct VariableFilter {
     pub tags: Option<VariableFilterTags>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct VariableFilterName {
     pub any_: Option<Vec<String>>,
@@ -24,7 +25,7 @@ pub struct VariableFilterName {
     pub like_: Option<String>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct VariableFilterTags {
     pub operator: Operator,

@@ -1,5 +1,6 @@
 //! Filter over work pools.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Operator;
@@ -7,7 +8,7 @@ use super::part::AnyOf;
 use crate::id::WorkPoolId;
 
 /// Which work pools.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct WorkPoolFilter {
     pub operator: Operator,

@@ -1,5 +1,6 @@
 //! Filter over work queues.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Operator;
@@ -7,7 +8,7 @@ use super::part::AnyOf;
 use crate::id::WorkQueueId;
 
 /// Which work queues.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct WorkQueueFilter {
     pub operator: Operator,
@@ -15,7 +16,7 @@ pub struct WorkQueueFilter {
     pub name: Option<WorkQueueFilterName>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct WorkQueueFilterName {
     pub any_: Option<Vec<String>>,

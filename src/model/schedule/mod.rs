@@ -15,6 +15,7 @@ use std::sync::LazyLock;
 
 use chrono::{DateTime, FixedOffset, TimeDelta, Utc};
 use chrono_tz::{TZ_VARIANTS, Tz};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
@@ -23,7 +24,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::model::json::{self, Complaint};
 
 /// Any schedule of a deployment.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Schedule {
     /// Every so often.
@@ -35,31 +36,43 @@ pub enum Schedule {
 }
 
 /// Every `interval` from `anchor_date` on, in both directions.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct IntervalSchedule {
     /// Positive; whole microseconds. In JSON a number of seconds.
     #[serde(serialize_with = "serialize_seconds")]
+    #[schemars(with = "f64")]
     pub interval: TimeDelta,
     /// Keeps the offset it was given with, which has no other meaning.
     #[serde(serialize_with = "serialize_moment")]
+    #[schemars(with = "Option<DateTime<FixedOffset>>")]
     pub anchor_date: DateTime<FixedOffset>,
     /// IANA name whose daylight saving intervals of a day and more follow; may be empty, but then nothing is due.
+    #[schemars(default = "utc")]
     pub timezone: String,
 }
 
 /// Whenever the wall clock matches.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct CronSchedule {
     /// A valid expression, see [`cron::parse`].
     pub cron: String,
     /// IANA name; absent or empty means UTC.
     pub timezone: Option<String>,
     /// Join day of month and day of week by "or", as cron does, rather than by "and".
+    #[schemars(default = "yes")]
     pub day_or: bool,
 }
 
+fn utc() -> String {
+    "UTC".to_owned()
+}
+
+fn yes() -> bool {
+    true
+}
+
 /// By iCalendar's rules.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct RRuleSchedule {
     /// A valid text, see [`rrule::validate`].
     pub rrule: String,
@@ -292,7 +305,7 @@ fn read_interval(keys: &Map<String, Value>, now: DateTime<Utc>) -> Result<Interv
     let timezone = reader.timezone(None);
     reader.check_timezone(timezone);
     // An anchor brings an offset, never a name, so the inferred timezone is always UTC.
-    let timezone = timezone.unwrap_or("UTC").to_owned();
+    let timezone = timezone.map_or_else(utc, str::to_owned);
     let schedule = interval.zip(anchor_date).map(|(interval, anchor_date)| IntervalSchedule { interval, anchor_date, timezone });
     reader.finish(schedule)
 }
@@ -309,7 +322,7 @@ fn read_cron(keys: &Map<String, Value>) -> Result<CronSchedule, Vec<Issue>> {
     }
     let timezone = reader.timezone(None);
     let day_or = match reader.keys.get("day_or") {
-        None => true,
+        None => yes(),
         Some(value) => boolean(value).unwrap_or_else(|| {
             reader.refuse(Some("day_or"), "bool_parsing", "Input should be a valid boolean, unable to interpret input");
             true
