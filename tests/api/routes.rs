@@ -46,11 +46,11 @@ async fn the_document_of_the_api_and_its_pages_are_served_beside_it_and_below_it
     let mut documents = Vec::new();
     for base in [root, &api] {
         let response = client.get(format!("{base}/openapi.json")).send().await.expect("it answers");
-        assert_eq!((response.status().as_u16(), response.headers()["content-type"].to_str()), (200, Ok("application/json")));
+        assert_eq!((response.status().as_u16(), response.headers()["content-type"].to_str().ok()), (200, Some("application/json")));
         documents.push(response.json::<serde_json::Value>().await.expect("JSON"));
         for (page, script) in [("docs", "swagger-ui-dist@5"), ("redoc", "redoc@2")] {
             let response = client.get(format!("{base}/{page}")).send().await.expect("it answers");
-            assert_eq!((response.status().as_u16(), response.headers()["content-type"].to_str()), (200, Ok("text/html; charset=utf-8")));
+            assert_eq!((response.status().as_u16(), response.headers()["content-type"].to_str().ok()), (200, Some("text/html; charset=utf-8")));
             let text = response.text().await.expect("text");
             assert!(text.contains(script) && text.contains("\"openapi.json\""), "{text}");
         }
@@ -59,7 +59,7 @@ async fn the_document_of_the_api_and_its_pages_are_served_beside_it_and_below_it
     assert_eq!(documents[0]["servers"][0]["url"], "/api");
     assert!(documents[0]["paths"]["/flows/{id}"]["delete"].is_object());
     let slash = client.get(format!("{api}/docs/")).send().await.expect("it answers");
-    assert_eq!((slash.status().as_u16(), slash.headers()["location"].to_str()), (307, Ok("/api/docs")));
+    assert_eq!((slash.status().as_u16(), slash.headers()["location"].to_str().ok()), (307, Some("/api/docs")));
     assert_eq!(client.post(format!("{api}/docs")).send().await.expect("it answers").status().as_u16(), 405);
 }
 
