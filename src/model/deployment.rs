@@ -95,6 +95,7 @@ struct Shown<'a> {
     job_variables: &'a Map<String, Value>,
     parameters: &'a Map<String, Value>,
     tags: &'a [String],
+    #[schemars(with = "labels::Form")]
     labels: Cow<'a, Labels>,
     work_queue_name: Option<&'a str>,
     work_queue_id: Option<WorkQueueId>,
@@ -102,6 +103,7 @@ struct Shown<'a> {
     last_polled: Option<Timestamp>,
     parameter_openapi_schema: Option<&'a Value>,
     path: Option<&'a str>,
+    #[schemars(with = "Option<Vec<Map<String, Value>>>")]
     pull_steps: Option<&'a Value>,
     entrypoint: Option<&'a str>,
     storage_document_id: Option<BlockDocumentId>,
@@ -242,6 +244,7 @@ pub struct DeploymentCreate {
     #[serde(default)]
     pub tags: Patch<Vec<String>>,
     #[serde(default, deserialize_with = "labels::deserialize")]
+    #[schemars(with = "labels::Form")]
     pub labels: Labels,
     #[serde(default)]
     pub pull_steps: Patch<Vec<Map<String, Value>>>,
@@ -390,7 +393,9 @@ impl From<DeploymentUpdate> for DeploymentChange {
 pub struct DeploymentFlowRunCreate {
     #[serde(default)]
     pub state: Option<StateCreate>,
+    /// Empty, null and absent are the same: a name is made up.
     #[serde(default = "run::generated_name", deserialize_with = "run::name_or_generated")]
+    #[schemars(default)]
     pub name: String,
     #[serde(default, deserialize_with = "run::sized_parameters")]
     pub parameters: Map<String, Value>,
@@ -407,6 +412,7 @@ pub struct DeploymentFlowRunCreate {
     #[serde(default)]
     pub idempotency_key: Option<String>,
     #[serde(default, deserialize_with = "labels::deserialize")]
+    #[schemars(with = "labels::Form")]
     pub labels: Labels,
     #[serde(default)]
     pub parent_task_run_id: Option<TaskRunId>,

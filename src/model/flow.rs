@@ -20,6 +20,7 @@ pub struct Flow {
     pub name: String,
     pub tags: Vec<String>,
     /// `None` where the row has none, as rows of old servers have.
+    #[schemars(with = "Option<labels::Form>")]
     pub labels: Option<Labels>,
 }
 
@@ -33,6 +34,7 @@ pub struct FlowCreate {
     pub tags: Vec<String>,
     /// Null is kept, other than with deployments and runs, as the reference has it.
     #[serde(default = "no_labels", deserialize_with = "labels::deserialize_nullable")]
+    #[schemars(with = "Option<labels::Form>")]
     pub labels: Option<Labels>,
 }
 

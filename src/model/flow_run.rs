@@ -181,6 +181,7 @@ struct Core<'a> {
     context: &'a Map<String, Value>,
     empirical_policy: &'a FlowRunPolicy,
     tags: &'a [String],
+    #[schemars(with = "labels::Form")]
     labels: Cow<'a, Labels>,
     parent_task_run_id: Option<TaskRunId>,
     state_type: Option<StateType>,
@@ -313,6 +314,7 @@ pub struct FlowRunCreate {
     #[serde(default)]
     pub tags: Vec<String>,
     #[serde(default, deserialize_with = "labels::deserialize")]
+    #[schemars(with = "labels::Form")]
     pub labels: Labels,
     #[serde(default)]
     pub idempotency_key: Option<String>,

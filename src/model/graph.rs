@@ -86,12 +86,20 @@ impl From<State> for GraphState {
     }
 }
 
+/// A task run that another one waits for.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct Upstream {
+    /// Always `task_run`.
+    pub input_type: &'static str,
+    pub id: TaskRunId,
+}
+
 /// A task run and what it waits for: the first form of the graph.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Dependencies {
     pub id: TaskRunId,
     pub name: String,
-    pub upstream_dependencies: Vec<RunInput>,
+    pub upstream_dependencies: Vec<Upstream>,
     pub state: Option<State>,
     #[serde(with = "json::optional_timestamp")]
     pub expected_start_time: Option<Timestamp>,
@@ -107,10 +115,11 @@ pub struct Dependencies {
 impl Dependencies {
     /// Of a task run at `now`; each dependency once.
     pub fn of(run: TaskRun, now: Timestamp) -> Self {
-        let mut upstream_dependencies: Vec<RunInput> = Vec::new();
+        let mut upstream_dependencies: Vec<Upstream> = Vec::new();
         for input in run.task_inputs.values().flatten() {
-            if matches!(input, RunInput::TaskRun { .. }) && !upstream_dependencies.contains(input) {
-                upstream_dependencies.push(input.clone());
+            let RunInput::TaskRun { id } = input else { continue };
+            if upstream_dependencies.iter().all(|known| known.id != *id) {
+                upstream_dependencies.push(Upstream { input_type: "task_run", id: *id });
             }
         }
         let estimated_run_time = run.moments().estimated_run_time(now);

@@ -1,5 +1,6 @@
 //! Key-value labels of flows, runs and deployments: text to text, number or boolean.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
@@ -8,6 +9,23 @@ use crate::model::json::{Complaint, invalid_at};
 
 /// Labels, in the order given.
 pub type Labels = Map<String, Value>;
+
+/// The form of [`Labels`], for `#[schemars(with = "...")]`.
+pub type Form = std::collections::BTreeMap<String, Label>;
+
+/// The form of a label's value.
+#[derive(Debug, JsonSchema)]
+#[schemars(inline, untagged)]
+pub enum Label {
+    /// True or false.
+    Flag(bool),
+    /// A whole number.
+    Whole(i64),
+    /// A number.
+    Number(f64),
+    /// A text.
+    Text(String),
+}
 
 /// What pydantic says of a value that is none of the four types.
 const COMPLAINTS: [(&str, &str, &str); 4] = [

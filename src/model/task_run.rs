@@ -241,6 +241,7 @@ struct Shown<'a> {
     task_version: Option<&'a str>,
     empirical_policy: &'a TaskRunPolicy,
     tags: &'a [String],
+    #[schemars(with = "Option<labels::Form>")]
     labels: Option<&'a Labels>,
     state_id: Option<StateId>,
     task_inputs: &'a TaskInputs,
@@ -330,6 +331,7 @@ pub struct TaskRunCreate {
     #[serde(default)]
     pub tags: Vec<String>,
     #[serde(default, deserialize_with = "labels::deserialize")]
+    #[schemars(with = "labels::Form")]
     pub labels: Labels,
     #[serde(default)]
     pub task_inputs: TaskInputs,

@@ -50,7 +50,10 @@ async fn the_document_of_the_api_and_its_pages_are_served_beside_it_and_below_it
         documents.push(response.json::<serde_json::Value>().await.expect("JSON"));
         for (page, script) in [("docs", "swagger-ui-dist@5"), ("redoc", "redoc@2")] {
             let response = client.get(format!("{base}/{page}")).send().await.expect("it answers");
-            assert_eq!((response.status().as_u16(), response.headers()["content-type"].to_str().ok()), (200, Some("text/html; charset=utf-8")));
+            assert_eq!(
+                (response.status().as_u16(), response.headers()["content-type"].to_str().ok()),
+                (200, Some("text/html; charset=utf-8"))
+            );
             let text = response.text().await.expect("text");
             assert!(text.contains(script) && text.contains("\"openapi.json\""), "{text}");
         }

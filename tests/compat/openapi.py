@@ -36,6 +36,10 @@ EXPLAINED = [
         r"GET /flow_runs/\{id\}/(input/\{key\}|logs/download) answer: media type .*",
         "text, of the reference too; its document has its framework's JSON",
     ),
+    (
+        r"TaskRunCount in an answer: field (\{\}, only theirs|(completed|failed), only ours)",
+        "the same two fields; the reference's document has any, with a number",
+    ),
     (r"Settings in an answer: field \w+, only theirs", "the settings are the server's own, and described as any object"),
 ]
 
@@ -59,28 +63,28 @@ class Side:
         for schema in schemas:
             if schema is True:
                 schema = {}
+            nested = [key for key in ("anyOf", "oneOf", "allOf") if key in schema]
+            inner = []
             if "$ref" in schema:
                 name = schema["$ref"].rsplit("/", 1)[-1]
                 if name not in seen:
                     inner, _ = self.leaves([self.document["components"]["schemas"][name]], (*seen, name))
-                    found += inner
                     names.append(name)
-            elif nested := [key for key in ("anyOf", "oneOf", "allOf") if key in schema]:
-                for key in nested:
-                    inner, inner_names = self.leaves(schema[key], seen)
-                    found += inner
-                    names += inner_names
-                # What stands beside the alternatives belongs to each of them.
-                beside = {key: value for key, value in schema.items() if key not in nested}
-                if "properties" in beside:
-                    found.append(beside)
-            else:
+            for key in nested:
+                more, inner_names = self.leaves(schema[key], seen)
+                inner += more
+                names += inner_names
+            found += inner
+            # What stands beside a reference or alternatives belongs to each of them.
+            if "properties" in schema or not ("$ref" in schema or nested):
                 found.append(schema)
         return found, names
 
 
-def is_any(schema):
-    return not any(key in schema for key in ("type", "properties", "enum", "const", "items", "additionalProperties"))
+def says_nothing(leaf):
+    """Whether anything may be below: any value, any object, any list."""
+    closed = ("properties", "enum", "const", "prefixItems")
+    return leaf.get("type") in (None, "object", "array") and not any(key in leaf for key in closed) and not children([leaf])
 
 
 def children(leaves):
@@ -89,7 +93,7 @@ def children(leaves):
     for leaf in leaves:
         for name, schema in leaf.get("properties", {}).items():
             below.setdefault(name, []).append(schema)
-        if isinstance(leaf.get("items"), dict):
+        if isinstance(leaf.get("items"), dict) and leaf["items"]:
             below.setdefault("[]", []).append(leaf["items"])
         for place, schema in enumerate(leaf.get("prefixItems", [])):
             below.setdefault(f"[{place}]", []).append(schema)
@@ -154,9 +158,6 @@ class Comparison:
 
     def fields(self, where, their, our, required):
         (their, names), (our, _) = self.theirs.leaves(their), self.ours.leaves(our)
-        # Where they say nothing, there is nothing to be equal to.
-        if all(is_any(leaf) for leaf in their):
-            return
         pair = (required is None, *(tuple(sorted({id(leaf) for leaf in side})) for side in (their, our)))
         if pair in self.seen:
             return
@@ -164,6 +165,9 @@ class Comparison:
         if names:
             where = f"{'/'.join(names)} in {'a body' if required else 'an answer'}"
         their_below, our_below = children(their), children(our)
+        # Where they say nothing, there is nothing to be equal to.
+        if not their_below and any(says_nothing(leaf) for leaf in their):
+            return
         self.compared["fields"] += len(their_below)
         yield from only(f"{where}: field", their_below, our_below)
         common = sorted(their_below.keys() & our_below.keys())

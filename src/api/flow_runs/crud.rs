@@ -18,7 +18,7 @@ use crate::model::Patch;
 use crate::model::filter::Filters;
 use crate::model::filter::flow_run::FlowRunFilter;
 use crate::model::flow_run::{FlowRun, FlowRunResponse, FlowRunSort, FlowRunUpdate};
-use crate::model::labels::{Labels, merge};
+use crate::model::labels::{self, Labels, merge};
 use crate::model::state::StateType;
 use crate::orchestration::{Context, give_back_slot};
 use crate::store::{StoreError, Tx, deployments, flow_runs as store, old};
@@ -135,4 +135,4 @@ async fn update_labels(State(app): State<App>, Path(id): Path<FlowRunId>, Json(b
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(transparent)]
-struct LabelsBody(Labels);
+struct LabelsBody(#[schemars(with = "labels::Form")] Labels);

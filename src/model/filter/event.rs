@@ -20,8 +20,10 @@ pub struct EventFilter {
     pub event: Option<EventNameFilter>,
     pub resource: Option<EventResourceFilter>,
     #[serde(deserialize_with = "one_or_many")]
+    #[schemars(with = "Option<OneOrMany<EventRelatedFilter>>")]
     pub related: Option<Vec<EventRelatedFilter>>,
     #[serde(deserialize_with = "one_or_many")]
+    #[schemars(with = "Option<OneOrMany<EventAnyResourceFilter>>")]
     pub any_resource: Option<Vec<EventAnyResourceFilter>>,
     #[serde(deserialize_with = "crate::model::filter::null_is_default")]
     pub id: EventIdFilter,
@@ -136,13 +138,15 @@ impl ResourceSpecification {
     }
 }
 
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+enum OneOrMany<T> {
+    Many(Vec<T>),
+    One(T),
+}
+
 fn one_or_many<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<Vec<T>>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum OneOrMany<T> {
-        Many(Vec<T>),
-        One(T),
-    }
     Ok(Option::<OneOrMany<T>>::deserialize(deserializer)?.map(|given| match given {
         OneOrMany::Many(many) => many,
         OneOrMany::One(one) => vec![one],

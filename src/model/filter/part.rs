@@ -11,6 +11,7 @@ use crate::model::json;
 /// One of.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "AnyOf_{T}")]
 pub struct AnyOf<T> {
     #[serde(default = "none")]
     #[schemars(default)]
@@ -20,6 +21,7 @@ pub struct AnyOf<T> {
 /// One of, and none of.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "AnyOfOrNot_{T}")]
 pub struct AnyOfOrNot<T> {
     #[serde(default = "none")]
     #[schemars(default)]
@@ -32,6 +34,7 @@ pub struct AnyOfOrNot<T> {
 /// One of, or NULL (`is_null_`: false means not NULL).
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "AnyOfOrNull_{T}")]
 pub struct AnyOfOrNull<T> {
     #[serde(default)]
     pub operator: Operator,
