@@ -1,22 +1,34 @@
 //! Python and Praetor take turns on one database.
 
+use std::time::Duration;
+
 use praetor::store::migrate;
 
+use crate::harness::until;
 use crate::reference::{self, Database, Server};
+
+/// Asks the Python server, again where it says that its database is busy: with SQLite it does so while its services start.
+async fn asked(server: &Server, path: &str, body: &str) -> (u16, String) {
+    until(Duration::from_secs(20), "the Python server answers", async || {
+        server.request("POST", path, body).filter(|(status, _)| *status != 503)
+    })
+    .await
+    .expect("it answers in time")
+}
 
 /// Praetor makes the database; the Python server starts on it, writes, and lists what it wrote.
 async fn python_serves(database: Database) {
     migrate::upgrade(&database.url()).await.expect("upgrades");
     let server = Server::python(&database).await;
-    let (status, body) = server.request("POST", "/api/flows/", r#"{"name": "told-to-python"}"#).expect("answers");
+    let (status, body) = asked(&server, "/api/flows/", r#"{"name": "told-to-python"}"#).await;
     assert_eq!(status, 201, "{body}");
-    let (status, body) = server.request("POST", "/api/flows/filter", "{}").expect("answers");
+    let (status, body) = asked(&server, "/api/flows/filter", "{}").await;
     assert_eq!(status, 200, "{body}");
     let flows: serde_json::Value = serde_json::from_str(&body).expect("JSON");
     assert_eq!(flows[0]["name"], "told-to-python");
     // A run and its state go through most of the wide tables.
     let run = format!(r#"{{"flow_id": {}, "state": {{"type": "PENDING"}}}}"#, flows[0]["id"]);
-    let (status, body) = server.request("POST", "/api/flow_runs/", &run).expect("answers");
+    let (status, body) = asked(&server, "/api/flow_runs/", &run).await;
     assert_eq!(status, 201, "{body}");
     let log = server.log();
     assert!(!log.contains("Traceback"), "{log}");
