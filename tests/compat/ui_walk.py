@@ -261,6 +261,9 @@ class Walker:
             methods = ("GET", "POST")
             if refused and any(self.is_known(f"{method} {urlsplit(source).path}", int(refused[1])) for method in methods):
                 return
+            # The UI's analytics, which report to another host, after some retries that are aborted here.
+            if message.text.startswith("Amplitude Logger"):
+                return
             self.find(f"console: {message.text} {source}")
 
         def route(route: Any) -> None:
