@@ -310,3 +310,25 @@ impl Published {
         std::mem::take(&mut self.ids)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_published_is_forgotten_together_and_soon() {
+        let mut published = Published::default();
+        assert!(!published.is_due());
+        let began = Instant::now();
+        published.add([crate::id::v4()].into_iter());
+        published.add([crate::id::v4()].into_iter());
+        assert!(!published.is_due(), "more may follow");
+        published.due().await;
+        assert_eq!(began.elapsed().as_millis(), limits::OUTBOX_FORGET.as_millis(), "the first one decides");
+        assert!(published.is_due());
+        assert_eq!(published.take().len(), 2);
+        assert!(!published.is_due() && published.take().is_empty());
+        published.add((0..limits::OUTBOX_FORGET_ROWS).map(|_| crate::id::v4()));
+        assert!(published.is_due(), "many do not wait");
+    }
+}
