@@ -188,6 +188,15 @@ pub const TRIGGERS_LOOKS: usize = 100;
 /// a little later.
 pub const HINT_QUEUE: usize = 4096;
 
+/// How long a request for slots of a full concurrency limit waits for some to come back before it is refused.
+pub const SLOT_WAIT: Duration = Duration::from_secs(2);
+
+/// Longest wait of the first in line for slots between two tries, where no hint comes.
+pub const SLOT_LOOK: Duration = Duration::from_millis(500);
+
+/// Requests of one node that wait for slots; further ones are refused at once.
+pub const SLOT_WAITERS: usize = 1024;
+
 /// How long a node may hold a background task run for a task worker without renewing; beyond it another node hands it
 /// out. Renewed every [`TASK_CLAIM_RENEWAL`].
 pub const TASK_CLAIM: Duration = Duration::from_secs(20);

@@ -1,22 +1,25 @@
 //! `/v2/concurrency_limits`: limits by name, their slots, and leases on slots.
 
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::response::NoContent;
 use chrono::TimeDelta;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::api::answer::Created;
 use crate::api::error::ApiError;
 use crate::api::extract::{Embedded, Json, Path};
 use crate::api::openapi::{Routes, get, post};
+use crate::api::slot_queue::{Place, SlotQueue};
 use crate::api::{page, pydantic};
 use crate::app::App;
 use crate::clock::Timestamp;
 use crate::events::lifecycle::{self, Action};
 use crate::id::LeaseId;
+use crate::limits;
 use crate::model::concurrency::{
     ConcurrencyLimitV2, ConcurrencyLimitV2Create, ConcurrencyLimitV2Update, ConcurrencyLimitWithLease, GlobalConcurrencyLimit, LeaseHolder,
     MinimalConcurrencyLimit, Waits,
@@ -115,6 +118,7 @@ async fn update(
     store::update(&mut tx, &key, now, &body).await?;
     let after = store::read(&mut tx, &key).await?.ok_or_else(missing)?;
     tx.emit(lifecycle::concurrency_limit_v2(Action::Updated, &after, now));
+    store::hint(&mut tx, &before);
     tx.commit().await?;
     Ok(NoContent)
 }
@@ -126,6 +130,7 @@ async fn delete(State(app): State<App>, Path(key): Path<String>) -> Result<NoCon
     unleased::detach(&mut tx, limit.id, app.now()).await?;
     store::delete(&mut tx, &Key::Id(limit.id)).await?;
     tx.emit(lifecycle::concurrency_limit_v2(Action::Deleted, &limit, app.now()));
+    store::hint(&mut tx, &limit);
     tx.commit().await?;
     Ok(NoContent)
 }
@@ -211,18 +216,87 @@ fn active_ids(limits: &[ConcurrencyLimitV2]) -> Vec<crate::id::ConcurrencyLimitI
     limits.iter().filter(|limit| limit.active).map(|limit| limit.id).collect()
 }
 
-/// 423 with the time after which a slot may be free, out of the limit that blocks most. Writes the refusal down and
-/// commits: the next one waits longer.
-async fn locked(mut tx: Tx, limits: &[ConcurrencyLimitV2], slots: i64, now: Timestamp, waits: Waits) -> Result<ApiError, ApiError> {
-    store::deny(&mut tx, &active_ids(limits), slots, now, waits).await?;
-    tx.commit().await?;
-    let average = limits
-        .iter()
-        .filter(|limit| limit.active)
-        .map(|limit| blocking(limit, slots, waits))
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
-        .map_or(0.0, |(_, average)| average);
-    Ok(ApiError::Locked { detail: "Locked".into(), retry_after: interval::clamped_poisson(average, interval::CLAMPING) })
+/// What a request wants.
+struct Wanted<'a> {
+    names: &'a [String],
+    slots: i64,
+    mode: Mode,
+    /// How long, and for whom, where it wants a lease.
+    lease: Option<(TimeDelta, Option<LeaseHolder>)>,
+}
+
+/// Slots that were taken.
+struct Taken {
+    lease: Option<LeaseId>,
+    limits: Vec<ConcurrencyLimitV2>,
+}
+
+/// Takes slots, in turn with the others that wait for the same limits: a request that finds them full waits up to
+/// [`limits::SLOT_WAIT`]. It is refused with 423 and the time after which its turn may have come.
+async fn in_turn(app: &App, queue: &SlotQueue, name: &'static str, wanted: Wanted<'_>) -> Result<Taken, ApiError> {
+    let (slots, deadline) = (wanted.slots, Instant::now() + limits::SLOT_WAIT);
+    let mut place: Option<Place> = None;
+    let mut refusal = 0.0;
+    loop {
+        let now = app.now();
+        let waits = waits(app, now);
+        let mut tx = app.begin(name).await?;
+        let all = able(&mut tx, wanted.names, slots, wanted.mode).await?;
+        let active: Vec<_> = all.iter().filter(|limit| limit.active).cloned().collect();
+        let ids: Vec<_> = active.iter().map(|limit| limit.id).collect();
+        if place.is_some() || !queue.is_waited_for(&ids) {
+            let taken = match &wanted.lease {
+                None => unleased::take(&mut tx, &active, slots, now, waits).await?.then_some(None),
+                Some((lasting, holder)) => {
+                    leases::take(&mut tx, &ids, slots, *lasting, holder.clone(), now, waits).await?.map(|lease| Some(lease.id))
+                }
+            };
+            if let Some(lease) = taken {
+                tx.commit().await?;
+                return Ok(Taken { lease, limits: all });
+            }
+        }
+        if place.is_none() {
+            // The refusal is written down: who comes next is told to wait longer.
+            store::deny(&mut tx, &ids, slots, now, waits).await?;
+            tx.commit().await?;
+            refusal = longest(&active, |limit| blocking(limit, slots, waits));
+            // What decays comes free with time, and nobody tells when.
+            if active.iter().all(|limit| limit.slot_decay_per_second == 0.0) {
+                place = queue.enter(&ids, slots);
+            }
+        } else {
+            drop(tx);
+        }
+        let Some(place) = &place else { return Err(locked(refusal)) };
+        if !place.turn(deadline).await {
+            // By the slots that those want who are before it in line: the refusals count who came often more than once.
+            let ahead = place.ahead().unwrap_or(0).saturating_add(slots) as f64;
+            let turn = longest(&active, |limit| {
+                let wanted = ahead / limit.limit.max(1) as f64;
+                (wanted, held_for(limit, waits) * wanted)
+            });
+            return Err(locked(refusal.min(turn.max(limits::SLOT_WAIT.as_secs_f64()))));
+        }
+    }
+}
+
+fn locked(average: f64) -> ApiError {
+    ApiError::Locked { detail: "Locked".into(), retry_after: interval::clamped_poisson(average, interval::CLAMPING) }
+}
+
+/// The seconds of the limit that blocks most.
+fn longest(limits: &[ConcurrencyLimitV2], of: impl Fn(&ConcurrencyLimitV2) -> (f64, f64)) -> f64 {
+    limits.iter().map(of).max_by(|(a, _), (b, _)| a.total_cmp(b)).map_or(0.0, |(_, seconds)| seconds)
+}
+
+/// How long a slot of the limit is held on average, as far as that counts.
+fn held_for(limit: &ConcurrencyLimitV2, waits: Waits) -> f64 {
+    limit.avg_slot_occupancy_seconds.min(longest_wait(limit, waits))
+}
+
+fn longest_wait(limit: &ConcurrencyLimitV2, waits: Waits) -> f64 {
+    if limit.tag().is_some() { waits.tag_seconds } else { waits.other_seconds }
 }
 
 /// How many slots are wanted of a limit, per slot that it has, and for how many seconds that blocks on average.
@@ -232,44 +306,31 @@ fn blocking(limit: &ConcurrencyLimitV2, slots: i64, waits: Waits) -> (f64, f64) 
         return (wanted, wanted / limit.slot_decay_per_second);
     }
     let blocking = wanted / limit.limit.max(1) as f64;
-    let longest = if limit.tag().is_some() { waits.tag_seconds } else { waits.other_seconds };
-    (blocking, (limit.avg_slot_occupancy_seconds.min(longest) * blocking).min(longest))
+    (blocking, (held_for(limit, waits) * blocking).min(longest_wait(limit, waits)))
 }
 
 /// Take slots of limits; all of them or none.
 async fn increment(
     State(app): State<App>,
+    Extension(queue): Extension<SlotQueue>,
     Embedded(body): Embedded<IncrementBody>,
 ) -> Result<Json<Vec<MinimalConcurrencyLimit>>, ApiError> {
-    let now = app.now();
-    let waits = waits(&app, now);
-    let mut tx = app.begin("concurrency_limits_v2.increment").await?;
-    let limits = able(&mut tx, &body.names, body.slots, body.mode).await?;
-    let active: Vec<_> = limits.iter().filter(|limit| limit.active).cloned().collect();
-    if !unleased::take(&mut tx, &active, body.slots, now, waits).await? {
-        return Err(locked(tx, &limits, body.slots, now, waits).await?);
-    }
-    tx.commit().await?;
-    Ok(Json(minimal(limits)))
+    let wanted = Wanted { names: &body.names, slots: body.slots, mode: body.mode, lease: None };
+    let taken = in_turn(&app, &queue, "concurrency_limits_v2.increment", wanted).await?;
+    Ok(Json(minimal(taken.limits)))
 }
 
 /// Take slots of limits under a lease; all of them or none.
 async fn increment_with_lease(
     State(app): State<App>,
+    Extension(queue): Extension<SlotQueue>,
     Embedded(body): Embedded<IncrementWithLeaseBody>,
 ) -> Result<Json<ConcurrencyLimitWithLease>, ApiError> {
-    let now = app.now();
-    let waits = waits(&app, now);
-    let mut tx = app.begin("concurrency_limits_v2.increment_with_lease").await?;
-    let limits = able(&mut tx, &body.names, body.slots, body.mode).await?;
-    let (ids, lasting) = (active_ids(&limits), duration(body.lease_duration));
-    match leases::take(&mut tx, &ids, body.slots, lasting, body.holder, now, waits).await? {
-        Some(lease) => {
-            tx.commit().await?;
-            Ok(Json(ConcurrencyLimitWithLease { lease_id: lease.id, limits: minimal(limits) }))
-        }
-        None => Err(locked(tx, &limits, body.slots, now, waits).await?),
-    }
+    let lease = Some((duration(body.lease_duration), body.holder));
+    let wanted = Wanted { names: &body.names, slots: body.slots, mode: body.mode, lease };
+    let taken = in_turn(&app, &queue, "concurrency_limits_v2.increment_with_lease", wanted).await?;
+    let lease_id = taken.lease.ok_or_else(|| ApiError::Internal("slots were taken without the lease".into()))?;
+    Ok(Json(ConcurrencyLimitWithLease { lease_id, limits: minimal(taken.limits) }))
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

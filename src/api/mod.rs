@@ -38,6 +38,8 @@ pub mod job_variables;
 pub mod root;
 pub mod saved_searches;
 pub mod socket;
+mod hints;
+mod slot_queue;
 pub mod task_queue;
 pub mod task_runs;
 pub mod task_workers;
@@ -130,6 +132,7 @@ pub fn router(app: App, more: Router<App>, ui: Arc<UiFiles>) -> Router {
         .merge(pages.clone())
         .merge(more)
         .layer(Extension(task_queue::TaskQueue::start(&app)))
+        .layer(Extension(slot_queue::SlotQueue::start(&app)))
         .layer(Extension(task_workers::Presence::start(&app)))
         .fallback(fallback)
         .method_not_allowed_fallback(fallback)

@@ -16,8 +16,9 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::api::error::{ApiError, chain};
+use crate::api::hints;
 use crate::app::App;
-use crate::bus::{BusError, Position, ReadLimit, Topic};
+use crate::bus::{Position, Topic};
 use crate::id::TaskRunId;
 use crate::limits;
 use crate::model::task_run::TaskRun;
@@ -134,9 +135,9 @@ impl Desk {
                     self.waiting.extend(requests.drain(..));
                     true
                 }
-                hinted = hints(&app, self.position), if !self.waiting.is_empty() => {
+                hinted = hints::wait(&app, &Topic::TaskRuns, self.position), if !self.waiting.is_empty() => {
                     self.position = hinted.position;
-                    hinted.all || self.waiting.iter().any(|waiting| waiting.keys.iter().any(|key| hinted.keys.contains(key)))
+                    hinted.all || self.waiting.iter().any(|waiting| waiting.keys.iter().any(|key| hinted.bodies.contains(key)))
                 }
                 () = tokio::time::sleep_until(look_at), if !self.waiting.is_empty() => true,
                 () = tokio::time::sleep_until(renew_at), if !self.held.is_empty() => false,
@@ -233,35 +234,6 @@ impl Desk {
         }
         self.waiting = still_waiting;
         Ok(())
-    }
-}
-
-/// What hints told of.
-struct Hinted {
-    position: Position,
-    keys: HashSet<String>,
-    /// Some were missed.
-    all: bool,
-}
-
-/// Waits for hints behind `position` and reads them.
-async fn hints(app: &App, position: Position) -> Hinted {
-    let bus = app.bus();
-    let Ok(last) = bus.wait_past(&Topic::TaskRuns, position).await else {
-        // The bus is closed: the node stops.
-        return std::future::pending().await;
-    };
-    match bus.read(&Topic::TaskRuns, position, ReadLimit::default()).await {
-        Ok(entries) => Hinted {
-            position: entries.last().map_or(position, |entry| entry.position),
-            keys: entries.iter().map(|entry| String::from_utf8_lossy(&entry.payload).into_owned()).collect(),
-            all: false,
-        },
-        Err(BusError::Trimmed { first }) => Hinted { position: last.max(first.saturating_sub(1)), keys: HashSet::new(), all: true },
-        Err(error) => {
-            tracing::info!(error = %error, "hints of background tasks could not be read");
-            Hinted { position: last, keys: HashSet::new(), all: true }
-        }
     }
 }
 

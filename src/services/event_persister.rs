@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use super::{Consume, Lead, ServiceError};
 use crate::bus::{Entry, Topic};
 use crate::limits;
-use crate::model::event::{PERSISTER_GROUP, ReceivedEvent};
+use crate::model::event::PERSISTER_GROUP;
 use crate::store::{Tx, events};
 
 /// The reference's `EventPersister`.
@@ -26,17 +26,9 @@ impl Consume for EventPersister {
     }
 
     async fn consume(&self, lead: &Lead, tx: &mut Tx, entries: &[Entry]) -> Result<(), ServiceError> {
-        let events = decode(entries)?;
-        events::insert(tx, &events, lead.app.now()).await?;
+        let events = entries.iter().map(|entry| serde_json::from_slice(&entry.payload)).collect::<Result<_, _>>();
+        let events = events.map_err(|error| ServiceError::Poison(format!("not an event: {error}")))?;
+        events::insert(tx, events, lead.app.now()).await?;
         Ok(())
     }
-}
-
-/// Reads the events of bus entries.
-///
-/// # Errors
-/// [`ServiceError::Poison`] for one that is no event.
-pub fn decode(entries: &[Entry]) -> Result<Vec<ReceivedEvent>, ServiceError> {
-    let decoded = entries.iter().map(|entry| serde_json::from_slice(&entry.payload));
-    decoded.collect::<Result<_, _>>().map_err(|error| ServiceError::Poison(format!("not an event: {error}")))
 }

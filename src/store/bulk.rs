@@ -19,6 +19,8 @@ pub enum Column {
     Enum(&'static str, Vec<Option<String>>),
     Timestamp(Vec<Option<Timestamp>>),
     Json(Vec<Option<Json>>),
+    /// JSON that is text already, and Postgres' type of it (`json`, `jsonb`): no tree is built of it on the way.
+    JsonText(&'static str, Vec<Option<String>>),
     Integer(Vec<Option<i64>>),
     Bool(Vec<Option<bool>>),
     /// An interval, in seconds.
@@ -130,7 +132,9 @@ fn postgres_array(column: Column) -> (&'static str, String, Value) {
     match column {
         Column::Uuid(items) => ("uuid[]", plain(), array(sea_query::ArrayType::Uuid, items, Value::Uuid)),
         Column::Text(items) => ("text[]", plain(), array(sea_query::ArrayType::String, items, Value::String)),
-        Column::Enum(kind, items) => ("text[]", format!("{{}}::{kind}"), array(sea_query::ArrayType::String, items, Value::String)),
+        Column::Enum(kind, items) | Column::JsonText(kind, items) => {
+            ("text[]", format!("{{}}::{kind}"), array(sea_query::ArrayType::String, items, Value::String))
+        }
         Column::Timestamp(items) => {
             ("timestamptz[]", plain(), array(sea_query::ArrayType::ChronoDateTimeUtc, items, Value::ChronoDateTimeUtc))
         }
@@ -157,6 +161,9 @@ fn sqlite_items(column: Column) -> Vec<Json> {
         Column::Text(items) | Column::Enum(_, items) => each(items, Json::String),
         Column::Timestamp(items) => each(items, |at| Json::String(sqlite_timestamp(&at))),
         Column::Json(items) => each(items, |value| Json::String(python_dumps(&value))),
+        Column::JsonText(_, items) => {
+            each(items, |text| Json::String(serde_json::from_str(&text).map_or(text, |value| python_dumps(&value))))
+        }
         Column::Integer(items) => each(items, Json::from),
         Column::Bool(items) => each(items, |set| Json::from(i64::from(set))),
         Column::Seconds(items) => each(items.into_iter().map(Some).collect(), |seconds| {

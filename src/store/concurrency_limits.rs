@@ -16,7 +16,7 @@ use crate::id::ConcurrencyLimitId;
 use crate::model::Patch;
 use crate::model::concurrency::{ConcurrencyLimit, ConcurrencyLimitV2, ConcurrencyLimitV2Create, ConcurrencyLimitV2Update, Waits};
 use crate::store::schema as t;
-use crate::store::{Row, StoreError, Tx};
+use crate::store::{Hint, Row, StoreError, Tx};
 
 /// Of a limit about which nothing is known yet.
 const OCCUPANCY_SECONDS_DEFAULT: f64 = 2.0;
@@ -232,6 +232,16 @@ pub async fn take(tx: &mut Tx, ids: &[ConcurrencyLimitId], slots: i64, now: Time
     Ok(true)
 }
 
+/// The stream of hints about slots that came back; the body is the id of their limit.
+pub const HINTS: &str = "concurrency-slots";
+
+/// Tells those who wait for slots of a limit, as it was before, that it has some. Where it had some before, nobody does.
+pub fn hint(tx: &mut Tx, before: &ConcurrencyLimitV2) {
+    if before.slot_decay_per_second <= 0.0 && (before.active_slots >= before.limit || before.denied_slots > 0) {
+        tx.hint(Hint { stream: HINTS, body: before.id.to_string() });
+    }
+}
+
 /// Slots that come back.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Returned {
@@ -249,6 +259,7 @@ pub(super) async fn give_back(
 ) -> Result<(), StoreError> {
     let ids: Vec<_> = returned.keys().copied().collect();
     for mut limit in lock(tx, &ids, Of::All).await? {
+        hint(tx, &limit);
         let denied = limit.denied_slots_at(now, waits);
         let mut active = limit.active_slots_at(now);
         for back in &returned[&limit.id] {

@@ -1,70 +1,92 @@
 //! Tables `events` and `event_resources`.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use sea_query::{Asterisk, Expr, ExprTrait, Func, Order, Query};
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::model::event::{Event, ReceivedEvent, Resource};
 use crate::model::event_count::{Countable, EventCount, Spans};
 use crate::model::filter::event::{EventFilter, EventOrder};
+use crate::model::json;
 use crate::store::bulk::{Bulk, Column, Conflict};
 use crate::store::filter::event::condition;
 use crate::store::schema as t;
 use crate::store::{Row, StoreError, Tx};
 
+/// An event as the bus carries it, for the database: its payload stays the text that it is.
+#[derive(Debug, Deserialize)]
+pub struct Carried<'a> {
+    #[serde(with = "json::timestamp")]
+    occurred: Timestamp,
+    #[serde(borrow)]
+    event: Cow<'a, str>,
+    resource: Resource,
+    #[serde(default)]
+    related: Vec<Resource>,
+    #[serde(borrow, default)]
+    payload: Option<&'a RawValue>,
+    id: Uuid,
+    #[serde(default)]
+    follows: Option<Uuid>,
+    #[serde(with = "json::timestamp")]
+    received: Timestamp,
+}
+
 /// Inserts events with the resources that they involve, in two statements. Events that are there already stay as they
 /// are. Gives the number of new ones.
-pub async fn insert(tx: &mut Tx, events: &[ReceivedEvent], now: Timestamp) -> Result<usize, StoreError> {
-    // Sorted by id, so that two writers take row locks in one order.
-    let mut sorted: Vec<&ReceivedEvent> = events.iter().collect();
-    sorted.sort_by_key(|event| event.event.id);
-    sorted.dedup_by_key(|event| event.event.id);
-    let text = |of: fn(&ReceivedEvent) -> String| Column::Text(sorted.iter().map(|event| Some(of(event))).collect());
-    let json = |of: fn(&ReceivedEvent) -> Value| Column::Json(sorted.iter().map(|event| Some(of(event))).collect());
-    let at = |of: fn(&ReceivedEvent) -> Timestamp| Column::Timestamp(sorted.iter().map(|event| Some(of(event))).collect());
-    let stamped = || Column::Timestamp(vec![Some(now); sorted.len()]);
+pub async fn insert(tx: &mut Tx, mut events: Vec<Carried<'_>>, now: Timestamp) -> Result<usize, StoreError> {
+    // In one order, so that two writers take row locks in one order; by time, so that the indexes that begin with it grow
+    // at their end.
+    events.sort_by_key(|event| (event.occurred, event.id));
+    let mut seen = HashSet::with_capacity(events.len());
+    events.retain(|event| seen.insert(event.id));
+    let json = |kind, of: fn(&Carried<'_>) -> String| Column::JsonText(kind, events.iter().map(|event| Some(of(event))).collect());
+    let at = |of: fn(&Carried<'_>) -> Timestamp| Column::Timestamp(events.iter().map(|event| Some(of(event))).collect());
+    let stamped = || Column::Timestamp(vec![Some(now); events.len()]);
     let inserted = Bulk::new("events")
-        .column("id", Column::Uuid(sorted.iter().map(|event| Some(event.event.id)).collect()))
-        .column("occurred", at(|event| event.event.occurred))
-        .column("event", text(|event| event.event.event.clone()))
-        .column("resource_id", text(|event| event.event.resource_id().to_owned()))
-        .column("resource", json(|event| json!(event.event.resource)))
-        .column("related_resource_ids", json(|event| event.event.related.iter().map(resource_id).collect()))
-        .column("related", json(|event| json!(event.event.related)))
-        .column("payload", json(|event| Value::Object(event.event.payload.clone())))
+        .column("id", Column::Uuid(events.iter().map(|event| Some(event.id)).collect()))
+        .column("occurred", at(|event| event.occurred))
+        .column("event", Column::Text(events.iter().map(|event| Some(event.event.to_string())).collect()))
+        .column("resource_id", Column::Text(events.iter().map(|event| Some(event.resource.get(ID).cloned().unwrap_or_default())).collect()))
+        .column("resource", json("jsonb", |event| text(&event.resource)))
+        .column("related_resource_ids", json("jsonb", |event| text(&event.related.iter().map(|one| one.get(ID)).collect::<Vec<_>>())))
+        .column("related", json("jsonb", |event| text(&event.related)))
+        .column("payload", json("jsonb", |event| event.payload.map_or("{}", RawValue::get).to_owned()))
         .column("received", at(|event| event.received))
         .column("recorded", stamped())
-        .column("follows", Column::Uuid(sorted.iter().map(|event| event.event.follows).collect()))
+        .column("follows", Column::Uuid(events.iter().map(|event| event.follows).collect()))
         .column("created", stamped())
         .column("updated", stamped())
         .insert(tx, Conflict::Nothing, "id")
         .await?;
     let new: HashSet<Uuid> = inserted.iter().map(|row| row.get("id")).collect::<Result<_, _>>()?;
     let (mut ids, mut occurred, mut resource_ids, mut roles, mut labels) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for event in sorted.iter().filter(|event| new.contains(&event.event.id)) {
-        let primary = std::iter::once((&event.event.resource, ""));
-        let related =
-            event.event.related.iter().map(|resource| (resource, resource.get("prefect.resource.role").map_or("", String::as_str)));
+    for event in events.iter().filter(|event| new.contains(&event.id)) {
+        let primary = std::iter::once((&event.resource, ""));
+        let related = event.related.iter().map(|resource| (resource, resource.get(ROLE).map_or("", String::as_str)));
         for (resource, role) in primary.chain(related) {
-            ids.push(Some(event.event.id));
-            occurred.push(Some(event.event.occurred));
-            resource_ids.push(resource.get("prefect.resource.id").cloned());
+            ids.push(Some(event.id));
+            occurred.push(Some(event.occurred));
+            resource_ids.push(resource.get(ID).cloned());
             roles.push(Some(role.to_owned()));
-            labels.push(Some(without_id_and_role(resource)));
+            labels.push(Some(text(&WithoutIdAndRole(resource))));
         }
     }
     if !ids.is_empty() {
         let rows = ids.len();
         Bulk::new("event_resources")
-            .column("id", Column::Uuid((0..rows).map(|_| Some(crate::id::v4())).collect()))
+            // Nobody sees them: ordered by time, they fill their index from one end.
+            .column("id", Column::Uuid((0..rows).map(|_| Some(crate::id::v7())).collect()))
             .column("event_id", Column::Uuid(ids))
             .column("occurred", Column::Timestamp(occurred))
             .column("resource_id", Column::Text(resource_ids))
             .column("resource_role", Column::Text(roles))
-            .column("resource", Column::Json(labels))
+            .column("resource", Column::JsonText("json", labels))
             .column("created", Column::Timestamp(vec![Some(now); rows]))
             .column("updated", Column::Timestamp(vec![Some(now); rows]))
             .insert(tx, Conflict::Error, "")
@@ -73,14 +95,20 @@ pub async fn insert(tx: &mut Tx, events: &[ReceivedEvent], now: Timestamp) -> Re
     Ok(new.len())
 }
 
-fn resource_id(resource: &Resource) -> Value {
-    resource.get("prefect.resource.id").cloned().into()
+const ID: &str = "prefect.resource.id";
+const ROLE: &str = "prefect.resource.role";
+
+fn text(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("labels are texts")
 }
 
 /// Labels as `event_resources` keeps them: the id and the role have columns of their own.
-fn without_id_and_role(resource: &Resource) -> Value {
-    let labels = resource.iter().filter(|(label, _)| !matches!(label.as_str(), "prefect.resource.id" | "prefect.resource.role"));
-    Value::Object(labels.map(|(label, value)| (label.clone(), Value::String(value.clone()))).collect())
+struct WithoutIdAndRole<'a>(&'a Resource);
+
+impl Serialize for WithoutIdAndRole<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().filter(|(label, _)| !matches!(label.as_str(), ID | ROLE)))
+    }
 }
 
 const COLUMNS: [t::Events; 9] = [

@@ -73,6 +73,7 @@ pub async fn give_back(
     waits: Waits,
 ) -> Result<(), StoreError> {
     for limit in concurrency_limits::lock(tx, ids, Of::All).await? {
+        concurrency_limits::hint(tx, &limit);
         let mut active = Ord::max(limit.active_slots_at(now) - slots, 0);
         if is_steady(&limit) {
             let row = leases::lock(tx, unleased(limit.id)).await?;

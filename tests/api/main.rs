@@ -12,4 +12,5 @@ mod bad_input;
 mod dead_letters;
 mod events;
 mod routes;
+mod slots;
 mod worker_channel;

@@ -13,6 +13,7 @@ use crate::api::caller::Caller;
 use crate::api::error::{ApiError, InvalidRequest};
 use crate::api::extract::{Embedded, Json, Path, PathAndEmbedded, Query};
 use crate::api::provenance::Creator;
+use crate::api::slot_queue::SlotQueue;
 use crate::api::task_workers::Presence;
 use crate::app::App;
 
@@ -117,7 +118,7 @@ macro_rules! silent {
     )*};
 }
 
-silent!(State<App>, HeaderMap, OriginalUri, Caller, Creator, Extension<Presence>);
+silent!(State<App>, HeaderMap, OriginalUri, Caller, Creator, Extension<Presence>, Extension<SlotQueue>);
 
 impl<T: JsonSchema> Input for Json<T> {
     fn describe(operation: &mut Operation, schemas: &mut Schemas) {
