@@ -141,13 +141,21 @@ impl Dev {
         Ok(kill(Pid::from_raw(node.pid.cast_signed()), Signal::SIGKILL)?)
     }
 
+    /// SIGTERM to a node, which hands over, finishes and ends; the group starts it again by itself.
+    ///
+    /// # Errors
+    /// No process of that id.
+    pub fn terminate(&self, node: &Seen) -> anyhow::Result<()> {
+        Ok(kill(Pid::from_raw(node.pid.cast_signed()), Signal::SIGTERM)?)
+    }
+
     /// Waits until all nodes are up, the one that was `before` as another process.
     ///
     /// # Errors
     /// They are not in time.
     pub async fn whole_again(&self, before: &Seen) -> anyhow::Result<()> {
         let all = self.options.nodes as usize;
-        until(READY_WITHIN, "the killed node is back", async || {
+        until(READY_WITHIN, "the node is back", async || {
             let nodes = self.nodes().await.ok()?;
             let back = nodes.len() == all && nodes.values().all(|node| node.pid != before.pid);
             back.then_some(())

@@ -91,7 +91,7 @@ async fn kill_leaders(dev: &Dev, plan: &Plan, sent: &AtomicU64) -> Vec<(Duration
     found
 }
 
-fn ledger(path: &std::path::Path) -> BTreeMap<String, BTreeSet<String>> {
+pub(super) fn ledger(path: &std::path::Path) -> BTreeMap<String, BTreeSet<String>> {
     let mut words: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for line in std::fs::read_to_string(path).expect("the ledger is there").lines() {
         let (word, id) = line.split_once(' ').expect("a word and an id");

@@ -1,6 +1,6 @@
 """Streams events through the published Prefect client and keeps book of what was confirmed.
 
-Usage: publish.py COUNT PER_SECOND LEDGER
+Usage: publish.py COUNT PER_SECOND LEDGER [END]     ends before COUNT when there is a file END
 
 A checkpoint of the client is confirmed when the pong for its ping is there; the client then forgets the events sent before
 that ping, and resends all others after a reconnect. LEDGER gets one line per event id: `sent` when the client was first
@@ -10,6 +10,7 @@ of JSON with every 500 events and one in the end.
 
 import asyncio
 import json
+import os
 import sys
 import time
 
@@ -72,13 +73,16 @@ def say(**what) -> None:
     print(json.dumps(what), flush=True)
 
 
-async def main(count: int, per_second: float, path: str) -> None:
+async def main(count: int, per_second: float, path: str, end: str | None = None) -> None:
     ledger = Ledger(path)
     client = Client(ledger)
     begun = time.monotonic()
     slowest = 0.0
+    sent = 0
     async with client:
         for number in range(count):
+            if end is not None and os.path.exists(end):
+                break
             ahead = number / per_second - (time.monotonic() - begun)
             if ahead > 0.01:
                 await asyncio.sleep(ahead)
@@ -87,8 +91,9 @@ async def main(count: int, per_second: float, path: str) -> None:
             before = time.monotonic()
             await client.emit(one)
             slowest = max(slowest, time.monotonic() - before)
-            if (number + 1) % 500 == 0:
-                say(sent=number + 1, confirmed=ledger.confirmed, seconds=round(time.monotonic() - begun, 2))
+            sent = number + 1
+            if sent % 500 == 0:
+                say(sent=sent, confirmed=ledger.confirmed, seconds=round(time.monotonic() - begun, 2))
         last, socket = list(client._unconfirmed_events), client._websocket
     closed = socket is not None and socket.protocol.close_rcvd is not None and socket.protocol.close_rcvd.code == 1000
     if closed:
@@ -96,7 +101,7 @@ async def main(count: int, per_second: float, path: str) -> None:
     ledger.file.close()
     say(
         done=True,
-        sent=count,
+        sent=sent,
         confirmed=ledger.confirmed,
         closed=len(last) if closed else 0,
         unconfirmed=0 if closed else len(last),
@@ -109,4 +114,4 @@ async def main(count: int, per_second: float, path: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]))
+    asyncio.run(main(int(sys.argv[1]), float(sys.argv[2]), *sys.argv[3:5]))

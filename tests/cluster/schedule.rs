@@ -34,14 +34,14 @@ fn plan() -> Plan {
 
 /// One flow run of the deployment, as the database has it.
 #[derive(Debug)]
-struct Run {
-    id: String,
+pub(super) struct Run {
+    pub id: String,
     /// Unix seconds.
-    slot: i64,
-    state: String,
+    pub slot: i64,
+    pub state: String,
 }
 
-async fn runs(look: &mut Look, deployment: &str) -> Vec<Run> {
+pub(super) async fn runs(look: &mut Look, deployment: &str) -> Vec<Run> {
     let sql = format!(
         "SELECT CAST(id AS TEXT) || ' ' || CAST(CAST(extract(epoch FROM expected_start_time) AS BIGINT) AS TEXT) || ' ' || state_name \
          FROM flow_run WHERE auto_scheduled AND CAST(deployment_id AS TEXT) = '{deployment}' ORDER BY expected_start_time"
@@ -55,11 +55,11 @@ async fn runs(look: &mut Look, deployment: &str) -> Vec<Run> {
     rows.iter().map(run).collect()
 }
 
-async fn now(look: &mut Look) -> i64 {
+pub(super) async fn now(look: &mut Look) -> i64 {
     look.number("SELECT CAST(extract(epoch FROM clock_timestamp()) AS BIGINT)").await.expect("an answer")
 }
 
-fn worker(client: &Client, pool: &str, ran: &Path) -> Child {
+pub(super) fn worker(client: &Client, pool: &str, ran: &Path) -> Child {
     let log = File::create(client.home().join("worker.log")).expect("a log");
     client
         .prefect(&["worker", "start", "--type", "process", "--pool", pool])
@@ -72,7 +72,7 @@ fn worker(client: &Client, pool: &str, ran: &Path) -> Child {
 }
 
 /// How often the flow of each run did its work.
-fn executions(ran: &Path) -> BTreeMap<String, usize> {
+pub(super) fn executions(ran: &Path) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for line in std::fs::read_to_string(ran).unwrap_or_default().lines() {
         let line: serde_json::Value = serde_json::from_str(line).expect("a line of the flow");
