@@ -1,5 +1,7 @@
 //! `/automations`
 
+use std::collections::HashSet;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::NoContent;
@@ -69,12 +71,14 @@ async fn update(
     Path(id): Path<AutomationId>,
     Json(Shaped { value: mut body, .. }): Json<Shaped<AutomationUpdate>>,
 ) -> Result<NoContent, ApiError> {
+    // What is not given stays as it is.
+    let given: HashSet<String> = body.as_object().map(|fields| fields.keys().cloned().collect()).unwrap_or_default();
     let mut core = check::update(&mut body, ABOVE).map_err(|issues| invalid(issues, body))?.core;
     core.trigger.reset_ids();
     let now = app.now();
     let mut tx = app.begin("automations.update").await?;
     check_job_variables(&app, &mut tx, &core, false).await?;
-    if !store::update(&mut tx, id, now, &core).await? {
+    if !store::update(&mut tx, id, now, &core, |field| given.contains(field)).await? {
         return Err(missing());
     }
     emit_updated(&mut tx, id, now).await?;

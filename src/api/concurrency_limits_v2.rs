@@ -6,15 +6,15 @@ use axum::response::NoContent;
 use chrono::TimeDelta;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::Instant;
 
 use crate::api::answer::Created;
 use crate::api::error::ApiError;
-use crate::api::extract::{Embedded, Json, Path};
+use crate::api::extract::{Embedded, Json, Path, PathAndEmbedded};
 use crate::api::openapi::{Routes, get, post};
+use crate::api::page;
 use crate::api::slot_queue::{Place, SlotQueue};
-use crate::api::{page, pydantic};
 use crate::app::App;
 use crate::clock::Timestamp;
 use crate::events::lifecycle::{self, Action};
@@ -24,7 +24,7 @@ use crate::model::concurrency::{
     ConcurrencyLimitV2, ConcurrencyLimitV2Create, ConcurrencyLimitV2Update, ConcurrencyLimitWithLease, GlobalConcurrencyLimit, LeaseHolder,
     MinimalConcurrencyLimit, Waits,
 };
-use crate::model::json::invalid;
+use crate::model::json::invalid_with;
 use crate::orchestration::{Context, interval};
 use crate::store::concurrency_limits::{self as store, Key};
 use crate::store::leases::{self, Occupancy};
@@ -174,7 +174,7 @@ struct IncrementWithLeaseBody {
 fn slots<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
     match i64::deserialize(deserializer)? {
         slots @ 1.. => Ok(slots),
-        _ => Err(invalid("greater_than", "Input should be greater than 0")),
+        _ => Err(invalid_with("greater_than", "Input should be greater than 0", &json!({"gt": 0}))),
     }
 }
 
@@ -184,8 +184,12 @@ fn five_minutes() -> f64 {
 
 fn lease_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     match f64::deserialize(deserializer)? {
-        seconds if seconds < 60.0 => Err(invalid("greater_than_equal", "Input should be greater than or equal to 60")),
-        seconds if seconds > 86_400.0 => Err(invalid("less_than_equal", "Input should be less than or equal to 86400")),
+        seconds if seconds < 60.0 => {
+            Err(invalid_with("greater_than_equal", "Input should be greater than or equal to 60", &json!({"ge": 60.0})))
+        }
+        seconds if seconds > 86_400.0 => {
+            Err(invalid_with("less_than_equal", "Input should be less than or equal to 86400", &json!({"le": 86_400.0})))
+        }
         seconds => Ok(seconds),
     }
 }
@@ -349,7 +353,7 @@ struct DecrementBody {
 
 fn occupancy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
     match Option::<f64>::deserialize(deserializer)? {
-        Some(seconds) if seconds <= 0.0 => Err(invalid("greater_than", "Input should be greater than 0")),
+        Some(seconds) if seconds <= 0.0 => Err(invalid_with("greater_than", "Input should be greater than 0", &json!({"gt": 0.0}))),
         seconds => Ok(seconds),
     }
 }
@@ -387,15 +391,16 @@ struct RenewBody {
     lease_duration: f64,
 }
 
+#[derive(Debug, Deserialize, JsonSchema)]
+struct LeasePath {
+    lease_id: LeaseId,
+}
+
 /// Let a lease run on. One statement, which needs no transaction.
-async fn renew(State(app): State<App>, Path(id): Path<String>, Embedded(body): Embedded<RenewBody>) -> Result<NoContent, ApiError> {
-    // Other than with most paths, the reference does not look at the id before it has found the route.
-    let id: LeaseId = pydantic::read(&json!(id), "path").map_err(|mut issues| {
-        for issue in &mut issues {
-            issue.loc.push("lease_id".into());
-        }
-        ApiError::Invalid { issues, body: Value::Null }
-    })?;
+async fn renew(
+    State(app): State<App>,
+    PathAndEmbedded(LeasePath { lease_id: id }, body): PathAndEmbedded<LeasePath, RenewBody>,
+) -> Result<NoContent, ApiError> {
     let mut connection = app.read("concurrency_limits_v2.renew").await?;
     if !leases::renew(&mut connection, id, duration(body.lease_duration), app.now()).await? {
         return Err(ApiError::detail(StatusCode::GONE, "Lease not found - it may have expired or been revoked"));

@@ -74,29 +74,35 @@ async fn create(State(app): State<App>, Json(body): Json<Shaped<Vec<Event>>>) ->
     Ok(NoContent)
 }
 
+/// The fields of an event in which something can be wrong, in the order in which that is told.
+const FIELDS: [&str; 7] = ["occurred", "event", "resource", "related", "payload", "id", "follows"];
+
 /// The events of a body, all of them in order.
 fn checked(body: Value, limits: &EventLimits) -> Result<Vec<Event>, ApiError> {
-    let events: Vec<Event> = match pydantic::read(&body, "body") {
-        Ok(events) => events,
-        Err(issues) => return Err(ApiError::Invalid { issues, body }),
+    let mut issues = match pydantic::read::<Vec<Event>>(&body, "body") {
+        Ok(events) if events.iter().all(|event| event.validate(limits).is_ok()) => return Ok(events),
+        Ok(_) => Vec::new(),
+        Err(issues) => issues,
     };
-    let wrong = events.iter().enumerate().filter_map(|(index, event)| Some((index, event.validate(limits).err()?)));
-    let issues: Vec<Issue> = wrong
-        .map(|(index, (at, message))| {
-            let input = at.iter().fold(&body[index], |inner, step| match step {
+    for (index, event) in body.as_array().into_iter().flatten().enumerate() {
+        for (at, message) in Event::complaints(event, limits) {
+            let input = at.iter().fold(event, |inner, step| match step {
                 Value::String(key) => &inner[key.as_str()],
                 step => &inner[step.as_u64().unwrap_or_default() as usize],
             });
-            Issue {
+            issues.push(Issue {
                 kind: "value_error".into(),
                 loc: [json!("body"), json!(index)].into_iter().chain(at.clone()).collect(),
                 msg: format!("Value error, {message}"),
                 input: input.clone(),
                 ctx: Some(json!({"error": {}})),
-            }
-        })
-        .collect();
-    if issues.is_empty() { Ok(events) } else { Err(ApiError::Invalid { issues, body }) }
+            });
+        }
+    }
+    let step = |issue: &Issue, at: usize| issue.loc.get(at).and_then(Value::as_u64);
+    let field = |issue: &Issue| FIELDS.iter().position(|field| issue.loc.get(2).is_some_and(|at| at == field));
+    issues.sort_by_key(|issue| (step(issue, 1), field(issue), step(issue, 3)));
+    Err(ApiError::Invalid { issues, body })
 }
 
 /// Events of one page at most, and by default, as the reference.
@@ -231,4 +237,43 @@ fn base_url(headers: &HeaderMap, uri: &axum::http::Uri) -> String {
     let scheme = text(header::HeaderName::from_static("x-forwarded-proto")).or(uri.scheme_str()).unwrap_or("http");
     let host = text(header::HOST).or(uri.host()).unwrap_or("localhost");
     format!("{scheme}://{host}/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_that_is_wrong_with_events_is_told_in_order() {
+        let limits = EventLimits { labels_per_resource: 3, related_resources: 2, name_characters: 4 };
+        let id = uuid::Uuid::nil();
+        let resource = json!({"prefect.resource.id": "a"});
+        let related = json!({"prefect.resource.id": "a", "prefect.resource.role": "r"});
+        let right =
+            json!({"occurred": "2026-01-01T00:00:00Z", "event": "e", "resource": resource, "related": [related, related], "id": id});
+        assert_eq!(checked(json!([right, right]), &limits).map(|events| events.len()).ok(), Some(2));
+        let many = json!({"occurred": "2026-01-01T00:00:00Z", "event": "e", "resource": resource, "related": [related, related, related], "id": id});
+        let wrong = json!({
+            "event": "x.y.z",
+            "resource": {},
+            "related": [{"prefect.resource.id": 1}, resource, {"prefect.resource.id": ""}],
+            "id": "no id",
+        });
+        let Err(ApiError::Invalid { issues, .. }) = checked(json!([right, wrong, many]), &limits) else { panic!("it is refused") };
+        let told: Vec<_> = issues.iter().map(|issue| (issue.kind.as_str(), json!(issue.loc[1..]))).collect();
+        assert_eq!(
+            told,
+            [
+                ("missing", json!([1, "occurred"])),
+                ("value_error", json!([1, "event"])),
+                ("value_error", json!([1, "resource"])),
+                ("string_type", json!([1, "related", 0, "prefect.resource.id"])),
+                ("value_error", json!([1, "related", 1])),
+                ("value_error", json!([1, "related", 2])),
+                ("uuid_parsing", json!([1, "id"])),
+                ("value_error", json!([2, "related"])),
+            ]
+        );
+        assert_eq!(issues[4].input, resource);
+    }
 }

@@ -295,6 +295,63 @@ mod tests {
     }
 
     #[test]
+    fn an_input_of_no_form_lacks_something_of_each() {
+        let found = |input: Value| {
+            let body = json!({"task_key": "k", "dynamic_key": "0", "task_inputs": {"x": [input]}}).to_string();
+            match parse_body::<crate::model::task_run::TaskRunCreate>(body.as_bytes()) {
+                Err(ApiError::Invalid { issues, .. }) => {
+                    issues.into_iter().map(|issue| (issue.kind, json!(issue.loc[4..]), issue.input, issue.ctx)).collect::<Vec<_>>()
+                }
+                other => panic!("expected findings, got {other:?}"),
+            }
+        };
+        let of = |kind: &str, at: Value, input: Value, ctx: Option<Value>| (kind.to_owned(), at, input, ctx);
+        let forms = ["TaskRunResult", "FlowRunResult", "Parameter", "Constant"];
+        assert_eq!(found(json!(1)), forms.map(|form| of("model_attributes_type", json!([form]), json!(1), None)));
+        let given = json!({"input_type": "constant", "id": "q"});
+        let other = |form: &str, kind: &str| {
+            let ctx = Some(json!({"expected": format!("'{kind}'")}));
+            of("literal_error", json!([form, "input_type"]), json!("constant"), ctx)
+        };
+        let issues = found(given.clone());
+        assert_eq!(issues[0], other("TaskRunResult", "task_run"));
+        assert_eq!((issues[1].0.as_str(), &issues[1].1, &issues[1].2), ("uuid_parsing", &json!(["TaskRunResult", "id"]), &json!("q")));
+        assert_eq!(issues[2], other("FlowRunResult", "flow_run"));
+        assert_eq!(issues[4], other("Parameter", "parameter"));
+        assert_eq!(issues[5], of("missing", json!(["Parameter", "name"]), given.clone(), None));
+        assert_eq!(issues[6..], [of("missing", json!(["Constant", "type"]), given, None)]);
+    }
+
+    #[test]
+    fn a_filter_that_is_neither_one_nor_a_list_lacks_something_of_both() {
+        let found = |any_resource: Value| match from_value::<crate::model::filter::event::EventFilter>(
+            json!({"any_resource": any_resource}),
+            "body",
+        ) {
+            Err(ApiError::Invalid { issues, .. }) => {
+                issues.into_iter().map(|issue| (issue.kind, json!(issue.loc[2..]))).collect::<Vec<_>>()
+            }
+            other => panic!("expected findings, got {other:?}"),
+        };
+        let of = |kind: &str, at: Value| (kind.to_owned(), at);
+        assert_eq!(
+            found(json!(["x"])),
+            [
+                of("model_attributes_type", json!(["EventAnyResourceFilter"])),
+                of("model_attributes_type", json!(["list[EventAnyResourceFilter]", 0])),
+            ]
+        );
+        assert_eq!(
+            found(json!({"id": [1], "x": 1})),
+            [
+                of("string_type", json!(["EventAnyResourceFilter", "id", 0])),
+                of("extra_forbidden", json!(["EventAnyResourceFilter", "x"])),
+                of("list_type", json!(["list[EventAnyResourceFilter]"])),
+            ]
+        );
+    }
+
+    #[test]
     fn parameters_are_bounded_beside_other_findings() {
         #[derive(Debug, Deserialize)]
         #[expect(dead_code, reason = "only its deserialization is looked at")]

@@ -9,6 +9,7 @@ pub mod extract;
 pub mod filters;
 pub mod history;
 pub mod middleware;
+pub mod names;
 pub mod openapi;
 pub mod operations;
 pub mod page;
@@ -60,6 +61,7 @@ use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
+use tower::util::MapRequest;
 use tower_http::CompressionLevel;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
@@ -149,14 +151,16 @@ pub fn router(app: App, more: Router<App>, ui: Arc<UiFiles>) -> Router {
         .fallback(move |request: Request| Arc::clone(&files).answer(request))
         .layer(CompressionLayer::new().gzip(true).quality(CompressionLevel::Fastest).compress_when(SizeAbove::new(GZIP_BYTES)));
     // The base path itself, without a slash, is not below it.
-    Router::new()
+    let whole = Router::new()
         .nest(&base_path, api)
         .route_service(&base_path, files.clone())
         .merge(ui_settings::router(ui))
         .merge(if openapi::PAGES.iter().any(|(_, path)| *path == base_path) { Router::new() } else { pages })
         .fallback_service(files)
         .layer(cors)
-        .with_state(app)
+        .with_state(app);
+    let base_path: Arc<str> = base_path.into();
+    Router::new().fallback_service(MapRequest::new(whole, move |request| names::apart(&base_path, request)))
 }
 
 /// Smallest answer that is compressed, in bytes, as the reference.

@@ -24,7 +24,7 @@ const PASSES: usize = 100;
 const STAND_INS: [&str; 4] = ["00000000-0000-0000-0000-000000000000", "2020-01-01T00:00:00Z", "a", "1"];
 
 /// Enumerations that are literals of the reference: it names the finding otherwise.
-const LITERALS: [&str; 2] = ["Mode", "RetryType"];
+const LITERALS: [&str; 3] = ["HolderType", "Mode", "RetryType"];
 
 /// What settings say of values, wherever they are.
 #[derive(Debug, Clone, Copy)]
@@ -210,13 +210,17 @@ impl Finding {
         }
         let at = self.path().iter().fold(value, |inner, step| step.of(inner));
         let below = std::mem::take(&mut self.below).into_iter().map(|complaint| {
-            let Complaint { location, kind, message } = complaint;
+            let Complaint { location, kind, message, input } = complaint;
             // Members of a union are no keys; of what is missing, the object is shown that lacks it.
             let seen = if kind == "missing" { &location[..location.len() - 1] } else { &location[..] };
-            let input = seen.iter().fold(at, |inner, key| inner.get(key).unwrap_or(inner)).clone();
-            let ctx = message.starts_with("Value error, ").then(|| json!({"error": {}}));
+            let step = |inner: &'_ Value, step: &Value| match step {
+                Value::String(key) => inner.get(key.as_str()).cloned(),
+                step => inner.get(step.as_u64()? as usize).cloned(),
+            };
+            let input = input.unwrap_or_else(|| seen.iter().fold(at.clone(), |inner, key| step(&inner, key).unwrap_or(inner)));
+            let ctx = ctx_of(&kind, &message);
             let mut issue = Finding { steps: self.steps.clone(), ctx, ..Finding::new(kind, message) }.into_issue(value, root);
-            issue.loc.extend(location.into_iter().map(Value::from));
+            issue.loc.extend(location);
             issue.input = input;
             issue
         });
@@ -233,6 +237,17 @@ impl Finding {
         }));
         Issue { kind: self.kind, loc: loc.collect(), msg: self.message, input: input.clone(), ctx: self.ctx }
     }
+}
+
+/// What a message was made from, where it says so itself.
+fn ctx_of(kind: &str, message: &str) -> Option<Value> {
+    let (name, words) = match kind {
+        "literal_error" | "enum" => ("expected", json!(message.strip_prefix("Input should be ")?)),
+        "uuid_parsing" => ("error", json!(message.strip_prefix("Input should be a valid UUID, ")?)),
+        _ if message.starts_with("Value error, ") => ("error", json!({})),
+        _ => return None,
+    };
+    Some(json!({ name: words }))
 }
 
 impl Display for Finding {

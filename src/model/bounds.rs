@@ -6,13 +6,18 @@ use serde::{Deserialize, Deserializer};
 use crate::clock::Timestamp;
 use serde_json::json;
 
-use crate::model::json::{self, invalid, invalid_with};
+use crate::model::json::{self, invalid_with};
 use crate::model::{Patch, name};
 
 /// A name that is not empty and holds none of `/ % & > <`.
 pub fn check_name<E: Error>(given: String) -> Result<String, E> {
     if given.is_empty() || name::banned_character(&given).is_some() {
-        return Err(invalid("string_pattern_mismatch", "String should match pattern '^[^/%&><]+$'"));
+        let pattern = "^[^/%&><]+$";
+        return Err(invalid_with(
+            "string_pattern_mismatch",
+            format_args!("String should match pattern '{pattern}'"),
+            &json!({"pattern": pattern}),
+        ));
     }
     Ok(given)
 }

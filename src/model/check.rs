@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use crate::model::json::parse_seconds;
+use crate::model::json::{Complaint, invalid_at, parse_seconds};
 
 /// Findings of one body, at most; later ones are not told. Members of nested unions multiply.
 const FINDINGS_MAX: usize = 500;
@@ -144,6 +144,15 @@ impl Checker {
     }
 }
 
+/// What was found, as the error of a deserializer: for a part of a body that is read otherwise.
+pub fn complain<E: serde::de::Error>(issues: Vec<Issue>) -> E {
+    let complaints: Vec<Complaint> = issues
+        .into_iter()
+        .map(|issue| Complaint { location: issue.loc, kind: issue.kind, message: issue.msg, input: Some(issue.input) })
+        .collect();
+    invalid_at(&complaints)
+}
+
 /// The fields of an object that is being read.
 pub struct Fields<'v> {
     /// The object.
@@ -277,6 +286,20 @@ pub fn integer(checker: &mut Checker, value: &Value) -> Option<i64> {
     }
 }
 
+/// A number, or what stands for one.
+pub fn number(checker: &mut Checker, value: &Value) -> Option<f64> {
+    match value {
+        Value::Bool(value) => Some(f64::from(u8::from(*value))),
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => {
+            text.trim().replace('_', "").parse().ok().or_else(|| {
+                checker.find("float_parsing", "Input should be a valid number, unable to parse string as a number", value, None)
+            })
+        }
+        _ => checker.find("float_type", "Input should be a valid number", value, None),
+    }
+}
+
 /// A UUID.
 pub fn uuid(checker: &mut Checker, value: &Value) -> Option<Uuid> {
     let Value::String(text) = value else {
@@ -294,7 +317,7 @@ pub fn uuid(checker: &mut Checker, value: &Value) -> Option<Uuid> {
 /// A duration in seconds, in whole microseconds.
 pub fn seconds(checker: &mut Checker, value: &Value) -> Option<f64> {
     match value {
-        Value::Number(_) | Value::String(_) => match parse_seconds(value) {
+        Value::Bool(_) | Value::Number(_) | Value::String(_) => match parse_seconds(value) {
             Some(seconds) => Some((seconds * 1e6).round() / 1e6),
             None => checker.find("time_delta_parsing", "Input should be a valid timedelta", value, None),
         },

@@ -54,25 +54,45 @@ impl Event {
     /// Checks what the reference's model checks, in its words.
     ///
     /// # Errors
-    /// Where in the event (keys and indexes), and what is wrong there.
-    pub fn validate(&self, limits: &EventLimits) -> Result<(), (Vec<Value>, String)> {
-        if self.event.chars().count() > limits.name_characters {
-            return Err((vec!["event".into()], format!("Event name must be at most {} characters", limits.name_characters)));
-        }
-        check_resource(&self.resource, limits).map_err(|message| (vec!["resource".into()], message))?;
-        if self.related.len() > limits.related_resources {
-            return Err((vec!["related".into()], format!("The maximum number of related resources is {}", limits.related_resources)));
-        }
+    /// The first of [`Event::complaints`].
+    pub fn validate(&self, limits: &EventLimits) -> Result<(), EventComplaint> {
+        check_name(&self.event, limits)?;
+        check_resource(self.resource.len(), |label| self.resource.get(label).map(String::as_str), limits)
+            .map_err(|message| (vec!["resource".into()], message))?;
         for (index, related) in self.related.iter().enumerate() {
-            let located = |message| (vec!["related".into(), index.into()], message);
-            check_resource(related, limits).map_err(located)?;
-            match related.get("prefect.resource.role").map(String::as_str) {
-                None => return Err(located("Related Resources must include the prefect.resource.role label".into())),
-                Some("") => return Err(located("The prefect.resource.role label must be non-empty".into())),
-                Some(_) => {}
+            check_related(related.len(), |label| related.get(label).map(String::as_str), limits)
+                .map_err(|message| (vec!["related".into(), index.into()], message))?;
+        }
+        check_count(self.related.len(), limits)
+    }
+
+    /// All that the reference's model finds in an event, apart from what is of another type than it should be.
+    pub fn complaints(given: &Value, limits: &EventLimits) -> Vec<EventComplaint> {
+        let mut found = Vec::new();
+        if let Some(name) = given["event"].as_str() {
+            found.extend(check_name(name, limits).err());
+        }
+        if let Some(resource) = labels_of(&given["resource"]) {
+            let checked = check_resource(resource.len(), |label| resource.get(label).and_then(Value::as_str), limits);
+            found.extend(checked.err().map(|message| (vec!["resource".into()], message)));
+        }
+        let Some(related) = given["related"].as_array() else { return found };
+        let mut all_right = true;
+        for (index, item) in related.iter().enumerate() {
+            let Some(resource) = labels_of(item) else {
+                all_right = false;
+                continue;
+            };
+            if let Err(message) = check_related(resource.len(), |label| resource.get(label).and_then(Value::as_str), limits) {
+                all_right = false;
+                found.push((vec!["related".into(), index.into()], message));
             }
         }
-        Ok(())
+        // The list is judged as a whole only when its items are right.
+        if all_right {
+            found.extend(check_count(related.len(), limits).err());
+        }
+        found
     }
 
     /// The id of the resource that the event is about.
@@ -81,13 +101,44 @@ impl Event {
     }
 }
 
-fn check_resource(resource: &Resource, limits: &EventLimits) -> Result<(), String> {
-    if resource.len() > limits.labels_per_resource {
+/// Where in an event (keys and indexes), and what is wrong there.
+pub type EventComplaint = (Vec<Value>, String);
+
+/// The labels of a resource that is not read yet, where all are texts.
+fn labels_of(given: &Value) -> Option<&Map<String, Value>> {
+    given.as_object().filter(|labels| labels.values().all(Value::is_string))
+}
+
+fn check_name(name: &str, limits: &EventLimits) -> Result<(), EventComplaint> {
+    if name.chars().count() > limits.name_characters {
+        return Err((vec!["event".into()], format!("Event name must be at most {} characters", limits.name_characters)));
+    }
+    Ok(())
+}
+
+fn check_count(related: usize, limits: &EventLimits) -> Result<(), EventComplaint> {
+    if related > limits.related_resources {
+        return Err((vec!["related".into()], format!("The maximum number of related resources is {}", limits.related_resources)));
+    }
+    Ok(())
+}
+
+fn check_resource<'a>(labels: usize, label: impl Fn(&str) -> Option<&'a str>, limits: &EventLimits) -> Result<(), String> {
+    if labels > limits.labels_per_resource {
         return Err(format!("The maximum number of labels per resource is {}", limits.labels_per_resource));
     }
-    match resource.get("prefect.resource.id").map(String::as_str) {
+    match label("prefect.resource.id") {
         None => Err("Resources must include the prefect.resource.id label".into()),
         Some("") => Err("The prefect.resource.id label must be non-empty".into()),
+        Some(_) => Ok(()),
+    }
+}
+
+fn check_related<'a>(labels: usize, label: impl Fn(&str) -> Option<&'a str>, limits: &EventLimits) -> Result<(), String> {
+    check_resource(labels, &label, limits)?;
+    match label("prefect.resource.role") {
+        None => Err("Related Resources must include the prefect.resource.role label".into()),
+        Some("") => Err("The prefect.resource.role label must be non-empty".into()),
         Some(_) => Ok(()),
     }
 }

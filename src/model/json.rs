@@ -32,18 +32,26 @@ pub fn invalid_with<E: serde::de::Error>(kind: &str, message: impl std::fmt::Dis
 /// One of several things that are wrong with a value.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Complaint {
-    /// Where, below the value.
-    pub location: Vec<String>,
+    /// Where, below the value: keys, indexes and members of unions.
+    pub location: Vec<Value>,
     /// As in [`invalid`].
     pub kind: String,
     /// For people.
     pub message: String,
+    /// What is there, where the location does not lead to it.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub input: Option<Value>,
+}
+
+/// A null that is there is a value.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
 }
 
 impl Complaint {
     /// Puts it together.
-    pub fn new(location: Vec<String>, kind: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { location, kind: kind.into(), message: message.into() }
+    pub fn new<S: Into<Value>>(location: impl IntoIterator<Item = S>, kind: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { location: location.into_iter().map(Into::into).collect(), kind: kind.into(), message: message.into(), input: None }
     }
 }
 
@@ -155,6 +163,7 @@ impl optional_timestamp {
 /// Reads float seconds, or an ISO 8601 duration such as `PT1H30M` or `P1DT0.5S`.
 pub fn parse_seconds(value: &Value) -> Option<f64> {
     match value {
+        Value::Bool(flag) => Some(f64::from(u8::from(*flag))),
         Value::Number(number) => number.as_f64(),
         Value::String(text) => text.parse().ok().or_else(|| iso_duration(text)),
         _ => None,
@@ -359,6 +368,7 @@ mod tests {
         assert_eq!(parse_seconds(&"PT1H30M".into()), Some(5400.0));
         assert_eq!(parse_seconds(&"P1DT0.5S".into()), Some(86400.5));
         assert_eq!(parse_seconds(&2.into()), Some(2.0));
+        assert_eq!(parse_seconds(&true.into()), Some(1.0));
         assert_eq!(parse_seconds(&"P".into()), None);
     }
 

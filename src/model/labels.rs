@@ -38,7 +38,7 @@ const COMPLAINTS: [(&str, &str, &str); 4] = [
 fn check<E: serde::de::Error>(labels: Labels) -> Result<Labels, E> {
     let wrong = labels.iter().filter(|(_, value)| matches!(value, Value::Null | Value::Array(_) | Value::Object(_)));
     let complaints: Vec<Complaint> = wrong
-        .flat_map(|(key, _)| COMPLAINTS.map(|(member, kind, message)| Complaint::new(vec![key.clone(), member.to_owned()], kind, message)))
+        .flat_map(|(key, _)| COMPLAINTS.map(|(member, kind, message)| Complaint::new([key.as_str(), member], kind, message)))
         .collect();
     if complaints.is_empty() { Ok(labels) } else { Err(invalid_at(&complaints)) }
 }

@@ -8,7 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Number, Value};
 
 use crate::model::Patch;
-use crate::model::json::{self, Complaint, invalid};
+use crate::model::check::{self, Checker};
+use crate::model::json::{self, invalid};
 
 /// Retry delays of one task at most.
 const RETRY_DELAYS: usize = 50;
@@ -86,15 +87,102 @@ impl Default for FlowRunPolicyInput {
     }
 }
 
-/// `#[serde(default, deserialize_with = "policy::of_body")]`: as the reference reads it from a body, where the seconds
-/// of `retry_delay_seconds` that become the `retry_delay` must be whole.
+/// `#[serde(default, deserialize_with = "policy::of_body")]`: as the reference reads it from a body, where all that is
+/// wrong is told, also with what an old name fills in.
 pub fn of_body<'de, D: Deserializer<'de>>(deserializer: D) -> Result<FlowRunPolicy, D::Error> {
-    let input = FlowRunPolicyInput::deserialize(deserializer)?;
-    if input.retry_delay.is_none_or(|delay| delay == 0) && input.retry_delay_seconds.fract() != 0.0 {
-        let message = "Input should be a valid integer, got a number with a fractional part";
-        return Err(json::invalid_at(&[Complaint::new(vec!["retry_delay".into()], "int_from_float", message)]));
+    read(deserializer, |checker, given| {
+        let fields = checker.object(given)?;
+        let max_retries = fields.or(checker, "max_retries", 0, check::integer);
+        let retry_delay_seconds = fields.or(checker, "retry_delay_seconds", 0.0, check::number);
+        let retries = fields.or(checker, "retries", None, check::optional(check::integer));
+        let retry_delay = fields.or(checker, "retry_delay", None, check::optional(check::integer));
+        let pause_keys = fields.or(checker, "pause_keys", Some(BTreeSet::new()), check::optional(check::string_set));
+        let resuming = fields.or(checker, "resuming", Some(false), check::optional(check::boolean));
+        let types = [("in_process", RetryType::InProcess), ("reschedule", RetryType::Reschedule)];
+        let retry_type =
+            fields.or(checker, "retry_type", None, check::optional(move |checker, value| check::one_of(checker, value, &types)));
+        Some(FlowRunPolicy {
+            max_retries: max_retries?,
+            retry_delay_seconds: retry_delay_seconds?,
+            retries: retries?,
+            retry_delay: retry_delay?,
+            pause_keys: pause_keys?,
+            resuming: resuming?,
+            retry_type: retry_type?,
+        })
+    })
+}
+
+/// [`of_body`], for a task run.
+pub fn of_task_body<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TaskRunPolicy, D::Error> {
+    read(deserializer, |checker, given| {
+        let fields = checker.object(given)?;
+        let max_retries = fields.or(checker, "max_retries", 0, check::integer);
+        let retry_delay_seconds = fields.or(checker, "retry_delay_seconds", 0.0, check::number);
+        let retries = fields.or(checker, "retries", None, check::optional(check::integer));
+        let retry_delay = fields.or(checker, "retry_delay", None, check::optional(given_delay));
+        let retry_jitter_factor = fields.or(checker, "retry_jitter_factor", None, check::optional(given_factor));
+        Some(TaskRunPolicy {
+            max_retries: max_retries?,
+            retry_delay_seconds: retry_delay_seconds?,
+            retries: retries?,
+            retry_delay: retry_delay?,
+            retry_jitter_factor: retry_jitter_factor?,
+        })
+    })
+}
+
+/// Reads a policy once the old names have filled in the new ones.
+fn read<'de, D: Deserializer<'de>, T>(deserializer: D, policy: impl FnOnce(&mut Checker, &Value) -> Option<T>) -> Result<T, D::Error> {
+    let mut given = Value::deserialize(deserializer)?;
+    if let Value::Object(fields) = &mut given {
+        for (old, new) in [("max_retries", "retries"), ("retry_delay_seconds", "retry_delay")] {
+            let unset = fields.get(new).is_none_or(|value| !json::is_truthy(value));
+            let says_zero = |value: &Value| *value == false || value.as_f64() == Some(0.0);
+            if let Some(value) = fields.get(old).filter(|value| unset && !says_zero(value)).cloned() {
+                fields.insert(new.to_owned(), value);
+            }
+        }
     }
-    Ok(input.into())
+    let mut checker = Checker::below(Vec::new());
+    let read = policy(&mut checker, &given);
+    checker.finish(read).map_err(check::complain)
+}
+
+/// A whole number stays one; a list is of whole numbers where all are, and of others else.
+fn given_delay(checker: &mut Checker, value: &Value) -> Option<RetryDelay> {
+    let other = |seconds: f64| Number::from_f64(seconds).unwrap_or_else(|| 0.into());
+    let delay = match value {
+        Value::Number(seconds) => Some(RetryDelay::Same(seconds.clone())),
+        // Exact items come before those that are converted.
+        Value::Array(all) if all.iter().any(Value::is_f64) && all.iter().all(Value::is_number) => {
+            Some(RetryDelay::Each(all.iter().filter_map(Value::as_f64).map(other).collect()))
+        }
+        _ => checker.union(&[
+            ("int", &|checker| check::integer(checker, value).map(|seconds| RetryDelay::Same(seconds.into()))),
+            ("float", &|checker| check::number(checker, value).map(|seconds| RetryDelay::Same(other(seconds)))),
+            ("list[int]", &|checker| {
+                let all = check::list(check::integer)(checker, value)?;
+                Some(RetryDelay::Each(all.into_iter().map(Number::from).collect()))
+            }),
+            ("list[float]", &|checker| {
+                Some(RetryDelay::Each(check::list(check::number)(checker, value)?.into_iter().map(other).collect()))
+            }),
+        ]),
+    };
+    match delay {
+        Some(RetryDelay::Each(all)) if all.len() > RETRY_DELAYS => {
+            checker.refuse(format_args!("Can not configure more than {RETRY_DELAYS} retry delays per task."), value)
+        }
+        delay => delay,
+    }
+}
+
+fn given_factor(checker: &mut Checker, value: &Value) -> Option<f64> {
+    match check::number(checker, value)? {
+        factor if factor < 0.0 => checker.refuse("`retry_jitter_factor` must be >= 0.", value),
+        factor => Some(factor),
+    }
 }
 
 /// [`of_body`], for an update.
@@ -252,6 +340,44 @@ mod tests {
             r#"{"max_retries":0,"retry_delay_seconds":0.0,"retries":null,"retry_delay":null,"retry_jitter_factor":null}"#
         );
         assert_eq!(serde_json::from_str::<FlowRunPolicy>("{}").expect("valid"), FlowRunPolicy::default());
+    }
+
+    #[test]
+    fn what_an_old_name_fills_in_is_judged_too() {
+        let found = |read: &dyn Fn(Value) -> serde_json::Error, given: Value| {
+            let told = read(given).to_string();
+            let complaints: Vec<json::Complaint> = serde_json::from_str(told.trim_start_matches('\u{1}')).expect("complaints");
+            complaints.into_iter().map(|complaint| (json!(complaint.location), complaint.kind, complaint.input)).collect::<Vec<_>>()
+        };
+        let of = |at: Value, kind: &str, input: Value| (at, kind.to_owned(), Some(input));
+        let flow = |given: Value| of_body(given).expect_err("it is refused");
+        assert_eq!(
+            found(&flow, json!({"max_retries": "x", "retry_delay_seconds": 1.5, "retries": 0})),
+            [
+                of(json!(["max_retries"]), "int_parsing", json!("x")),
+                of(json!(["retries"]), "int_parsing", json!("x")),
+                of(json!(["retry_delay"]), "int_from_float", json!(1.5)),
+            ]
+        );
+        let task = |given: Value| of_task_body(given).expect_err("it is refused");
+        assert_eq!(
+            found(&task, json!({"retry_delay": [null]})),
+            [
+                of(json!(["retry_delay", "int"]), "int_type", json!([null])),
+                of(json!(["retry_delay", "float"]), "float_type", json!([null])),
+                of(json!(["retry_delay", "list[int]", 0]), "int_type", json!(null)),
+                of(json!(["retry_delay", "list[float]", 0]), "float_type", json!(null)),
+            ]
+        );
+        for (given, delay) in [
+            (json!({"retry_delay_seconds": 2, "retry_delay": 0}), json!(2)),
+            (json!({"retry_delay": "2"}), json!(2)),
+            (json!({"retry_delay": [1, 2.5]}), json!([1.0, 2.5])),
+            (json!({"retry_delay": [true, "3"]}), json!([1, 3])),
+            (json!({"retry_delay_seconds": false}), json!(null)),
+        ] {
+            assert_eq!(json!(of_task_body(given).expect("valid").retry_delay), delay);
+        }
     }
 
     #[test]

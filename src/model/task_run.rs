@@ -3,13 +3,16 @@
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
+use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::id::{FlowRunId, StateId, TaskRunId};
 use crate::model::Patch;
+use crate::model::check::{self, Checker};
 use crate::model::json::{self, invalid};
 use crate::model::labels::{self, Labels};
-use crate::model::policy::TaskRunPolicy;
+use crate::model::policy::{self, TaskRunPolicy};
 use crate::model::run::{self, Moments};
 use crate::model::state::{State, StateCreate, StateType};
 
@@ -17,8 +20,9 @@ use crate::model::state::{State, StateCreate, StateType};
 pub const CACHE_KEY_CHARACTERS: usize = 2000;
 
 /// Where an input of a task run comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "input_type", rename_all = "snake_case", try_from = "GivenInput")]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, JsonSchema)]
+#[serde(tag = "input_type", rename_all = "snake_case")]
+#[schemars(try_from = "GivenInput")]
 pub enum RunInput {
     TaskRun {
         id: TaskRunId,
@@ -35,32 +39,41 @@ pub enum RunInput {
     },
 }
 
-/// Any of the forms of a [`RunInput`]; without a type, the first that fits.
-#[derive(Deserialize, JsonSchema)]
+/// What the document of the API says of it: without a type, the first form that fits is taken.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only its schema is looked at")]
 struct GivenInput {
     input_type: Option<String>,
-    id: Option<uuid::Uuid>,
+    id: Option<Uuid>,
     name: Option<String>,
     #[serde(rename = "type")]
     kind: Option<String>,
 }
 
-impl TryFrom<GivenInput> for RunInput {
-    type Error = serde::de::value::Error;
-
-    fn try_from(given: GivenInput) -> Result<Self, Self::Error> {
-        let wanted = |kind: &str| given.input_type.as_deref().is_none_or(|given| given == kind);
-        match given {
-            GivenInput { id: Some(id), .. } if wanted("task_run") => Ok(Self::TaskRun { id: id.into() }),
-            GivenInput { id: Some(id), .. } if wanted("flow_run") => Ok(Self::FlowRun { id: id.into() }),
-            GivenInput { name: Some(name), .. } if given.input_type.as_deref().is_none_or(|kind| kind == "parameter") => {
-                Ok(Self::Parameter { name })
-            }
-            GivenInput { kind: Some(kind), .. } if given.input_type.as_deref().is_none_or(|kind| kind == "constant") => {
-                Ok(Self::Constant { kind })
-            }
-            _ => Err(invalid("literal_error", "Input should be 'task_run', 'flow_run', 'parameter' or 'constant'")),
+impl<'de> Deserialize<'de> for RunInput {
+    /// Reads the first of the forms that fits. Where none does, tells what each of them lacks.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        fn form<T>(
+            checker: &mut Checker,
+            given: &Value,
+            kind: &str,
+            key: &str,
+            read: impl FnOnce(&mut Checker, &Value) -> Option<T>,
+        ) -> Option<T> {
+            let fields = checker.object(given)?;
+            let of_kind = fields.literal(checker, "input_type", kind);
+            let read = fields.required(checker, key, read);
+            of_kind.and(read)
         }
+        let given = Value::deserialize(deserializer)?;
+        let mut checker = Checker::below(Vec::new());
+        let read = checker.union(&[
+            ("TaskRunResult", &|checker| form(checker, &given, "task_run", "id", check::uuid).map(|id| Self::TaskRun { id: id.into() })),
+            ("FlowRunResult", &|checker| form(checker, &given, "flow_run", "id", check::uuid).map(|id| Self::FlowRun { id: id.into() })),
+            ("Parameter", &|checker| form(checker, &given, "parameter", "name", check::string).map(|name| Self::Parameter { name })),
+            ("Constant", &|checker| form(checker, &given, "constant", "type", check::string).map(|kind| Self::Constant { kind })),
+        ]);
+        checker.finish(read).map_err(check::complain)
     }
 }
 
@@ -326,7 +339,7 @@ pub struct TaskRunCreate {
     pub cache_expiration: Option<Timestamp>,
     #[serde(default)]
     pub task_version: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "policy::of_task_body")]
     pub empirical_policy: TaskRunPolicy,
     #[serde(default)]
     pub tags: Vec<String>,

@@ -139,21 +139,27 @@ pub async fn count(tx: &mut Tx) -> Result<i64, StoreError> {
     tx.fetch_one(&select).await?.get("count")
 }
 
-/// Gives an automation other contents. False where there is none.
-pub async fn update(tx: &mut Tx, id: AutomationId, now: Timestamp, core: &AutomationCore) -> Result<bool, StoreError> {
+/// Replaces those fields of an automation that were `given`; false where it is not there.
+pub async fn update(
+    tx: &mut Tx,
+    id: AutomationId,
+    now: Timestamp,
+    core: &AutomationCore,
+    given: impl Fn(&str) -> bool,
+) -> Result<bool, StoreError> {
+    let fields: [(&str, t::Automation, sea_query::Value); 8] = [
+        ("name", t::Automation::Name, core.name.as_str().into()),
+        ("description", t::Automation::Description, core.description.as_str().into()),
+        ("enabled", t::Automation::Enabled, core.enabled.into()),
+        ("tags", t::Automation::Tags, json!(core.tags).into()),
+        ("trigger", t::Automation::Trigger, json!(core.trigger).into()),
+        ("actions", t::Automation::Actions, json!(core.actions).into()),
+        ("actions_on_trigger", t::Automation::ActionsOnTrigger, json!(core.actions_on_trigger).into()),
+        ("actions_on_resolve", t::Automation::ActionsOnResolve, json!(core.actions_on_resolve).into()),
+    ];
     let mut update = Query::update();
-    update
-        .table(t::Automation::Table)
-        .value(t::Automation::Updated, now)
-        .value(t::Automation::Name, core.name.as_str())
-        .value(t::Automation::Description, core.description.as_str())
-        .value(t::Automation::Enabled, core.enabled)
-        .value(t::Automation::Tags, json!(core.tags))
-        .value(t::Automation::Trigger, json!(core.trigger))
-        .value(t::Automation::Actions, json!(core.actions))
-        .value(t::Automation::ActionsOnTrigger, json!(core.actions_on_trigger))
-        .value(t::Automation::ActionsOnResolve, json!(core.actions_on_resolve))
-        .and_where(id_is(id));
+    update.table(t::Automation::Table).value(t::Automation::Updated, now).and_where(id_is(id));
+    update.values(fields.into_iter().filter(|(name, ..)| given(name)).map(|(_, column, value)| (column, value.into())));
     if tx.execute(&update).await? == 0 {
         return Ok(false);
     }

@@ -2,6 +2,8 @@
 
 use praetor::api::operations::OPERATIONS;
 
+use serde_json::json;
+
 use crate::harness::{Kind, one_node};
 
 /// Operations that answer 501. A line goes when its operation is served.
@@ -78,4 +80,20 @@ async fn paths_are_found_as_the_reference_finds_them() {
     assert_eq!((method.status().as_u16(), method.text().await.expect("text")), (405, r#"{"detail":"Method Not Allowed"}"#.to_owned()));
     let nothing = client.get(format!("{api}/nothing")).send().await.expect("it answers");
     assert_eq!((nothing.status().as_u16(), nothing.text().await.expect("text")), (404, r#"{"detail":"Not Found"}"#.to_owned()));
+}
+
+#[tokio::test]
+async fn a_name_may_be_a_word_of_another_path() {
+    let cluster = one_node(Kind::Sqlite).await;
+    let http = cluster.http(1);
+    for name in ["filter", "count"] {
+        let (status, made) = http.post("/work_pools/", &json!({"name": name})).await.expect("it answers");
+        assert_eq!(status, 201, "{made}");
+        let (status, pool) = http.get(&format!("/work_pools/{name}")).await.expect("it answers");
+        assert_eq!((status, &pool["name"]), (200, &json!(name)), "{pool}");
+        let (status, queue) = http.get(&format!("/work_pools/{name}/queues/default")).await.expect("it answers");
+        assert_eq!((status, &queue["name"]), (200, &json!("default")), "{queue}");
+    }
+    let (status, pools) = http.post("/work_pools/filter", &json!({})).await.expect("it answers");
+    assert_eq!((status, pools.as_array().map(Vec::len)), (200, Some(2)), "{pools}");
 }

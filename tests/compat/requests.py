@@ -9,6 +9,9 @@ clients look at and the body must be equal, after ids, moments and generated nam
 (`msg`, `ctx`) are counted apart. A read that differs is repeated for two seconds: both servers finish some work after
 they answered.
 
+What only one of the servers did would show in all that follows. So where the answers to a write differ, that is told once,
+and what it was about is deleted on both.
+
 Needs two servers without background services on two empty databases. Exit status 1 where a difference is left that
 EXPLAINED does not name.
 """
@@ -64,13 +67,16 @@ def refused_otherwise(text, headers, answers):
         return NO_OBJECT if details[1][0].get("type") == "model_attributes_type" else None
     return None
 
-FAILS = "the reference fails (500)"
+FAILS = "the reference fails (500, or 503 where its database refuses the query)"
 
 # Answers with what depends on the moment or on chance.
 SECONDS = {
     "lateness", "duration", "estimated_start_time_delta", "estimated_run_time", "total_run_time", "average_lateness", "sum_estimated_run_time",
-    "sum_estimated_lateness", "delay_seconds", "late_runs_count", "health_check_policy",
+    "sum_estimated_lateness", "delay_seconds", "late_runs_count", "health_check_policy", "time_in_current_state",
 }  # fmt: skip
+
+# Sets of the reference, whose order is by chance.
+SETS = {"after", "expect", "for_each"}
 
 # Which objects a property of this name refers to.
 REFERS = {
@@ -387,7 +393,12 @@ class Plain:
         if isinstance(value, dict):
             if value.get("is_protected") is True:
                 value = {**value, **dict.fromkeys(("documentation_url", "code_example", "description", "logo_url"), "<own words>")}
+            if value.get("deployment_id") and isinstance(value.get("tags"), list):
+                # Those of a deployment and those of its run, put together in a set.
+                value = {**value, "tags": sorted(value["tags"], key=str)}
             return {self.text(name): self.value(inner, name) for name, inner in value.items()}
+        if isinstance(value, list) and key in SETS:
+            return sorted((self.value(inner, key) for inner in value), key=str)
         if isinstance(value, list):
             return [self.value(inner, key) for inner in value]
         if isinstance(value, str):
@@ -428,6 +439,41 @@ def answer(server, response, path, sent):
     if path.split("?")[0].endswith("/lateness") and isinstance(body, float):
         body = "<seconds>"
     return {"status": status, "headers": plain.value(seen), "body": plain.value(body)}, body
+
+
+SORTED_BY = re.compile(r"(\w+)_(ASC|DESC)")
+
+
+def in_order(sort, bodies):
+    """Whether both lists are in the order that was asked for: items of the same rank may come in any."""
+    found = SORTED_BY.fullmatch(sort)
+    if not found:
+        return False
+    places = []
+    for body in bodies:
+        items = body.get("results") if isinstance(body, dict) else body
+        key = found[1].lower()
+        if not isinstance(items, list) or not all(isinstance(item, dict) and key in item for item in items):
+            return False
+        ranks = [item[key] for item in items]
+        some = [rank for rank in ranks if rank is not None]
+        if some != sorted(some, reverse=found[2] == "DESC"):
+            return False
+        # All that have none come first, or last.
+        without = [at for at, rank in enumerate(ranks) if rank is None]
+        places.append(None if not some or not without else without[0] == 0)
+        if without and without[-1] - without[0] + 1 != len(without):
+            return False
+    return places[0] == places[1]
+
+
+def sort_of(text):
+    try:
+        sent = json.loads(text or "null")
+    except ValueError:
+        return None
+    sort = sent.get("sort") if isinstance(sent, dict) else None
+    return sort if isinstance(sort, str) else None
 
 
 def unordered(value):
@@ -478,6 +524,45 @@ def learn(maker, servers, template, kind, bodies):
     for name in ("schedules",):
         for left, right in zip(one.get(name) or [], other.get(name) or []):
             take("schedule", left.get("id"), right.get("id"))
+
+
+# The objects that paths are about, as they are deleted.
+ABOUT = [
+    re.compile(r"(/(?:flows|flow_runs|task_runs|deployments|saved_searches|block_types|block_documents|block_schemas|work_queues|artifacts|variables|automations|concurrency_limits)/[0-9a-f-]{36})"),
+    re.compile(r"(/(?:variables/name|concurrency_limits/tag|v2/concurrency_limits|work_pools)/[^/?]+)"),
+]  # fmt: skip
+
+# Below what else than their own path objects are found by their ids.
+MADE_AT = {"/create_flow_run": "/flow_runs/", "/queues": "/work_queues/"}
+
+
+def part(server, template, path, text, response, body, headers):
+    """Deletes on one server what a write was about: what it made, and what its path or its names lead to."""
+    gone = []
+    try:
+        sent = json.loads(text or "null")
+    except ValueError:
+        sent = None
+    if isinstance(body, dict) and isinstance(body.get("id"), str) and response["status"] < 300:
+        if template == "/block_types/":
+            # The reference answers with another one of the same name.
+            _, _, made = server.send("GET", f"/block_types/slug/{urllib.parse.quote(sent['slug'], safe='')}", None, headers)
+            body = {**body, "id": json.loads(made).get("id", body["id"])}
+        made_at = next((place for end, place in MADE_AT.items() if template.endswith(end)), template)
+        if made_at.endswith("/"):
+            gone.append(made_at + body["id"])
+    if isinstance(body, dict) and body.get("lease_id"):
+        server.send("POST", "/v2/concurrency_limits/decrement-with-lease", json.dumps({"lease_id": body["lease_id"]}), headers)
+    gone += [found[1] for found in (about.match(path) for about in ABOUT) if found]
+    if isinstance(sent, dict) and template.endswith("crement"):
+        names = [name for name in sent.get("names") or [] if isinstance(name, str)]
+        names_at = "/concurrency_limits/tag/" if not template.startswith("/v2") else "/v2/concurrency_limits/"
+        gone += [names_at + urllib.parse.quote(name, safe="") for name in names]
+    if isinstance(sent, dict) and "/bulk_" in template:
+        kind = template.split("/")[1]
+        gone += [f"/{kind}/{this}" for this in re.findall(UUID, json.dumps(sent.get(kind) or {}))]
+    for place in gone:
+        server.send("DELETE", place, None, headers)
 
 
 def group_of(label, what, found):
@@ -544,7 +629,8 @@ def main():
             if answers[1]["status"] == 501:
                 counts["not built"] += 1
                 continue
-            if unordered(answers[0]["body"]) == unordered(answers[1]["body"]) and "sort" not in (text or ""):
+            sort = sort_of(text)
+            if unordered(answers[0]["body"]) == unordered(answers[1]["body"]) and (sort is None or in_order(sort, bodies)):
                 answers[1]["body"] = answers[0]["body"]
             found = list(differences(*answers))
             if not found:
@@ -553,26 +639,27 @@ def main():
             label = f"{method} {template}"
             if all(re.search(r"exception_detail\[\]\.(msg|ctx)", at) for at, *_ in found):
                 counts["equal but for words"] += 1
-                groups[group_of(label, "words", found)].append((path, text, found, headers))
+                groups[group_of(label, "words", found)].append((number, path, text, found, headers))
                 continue
-            failed = answers[0]["status"] == 500 and answers[1]["status"] < 500
+            failed = answers[0]["status"] in (500, 503) and answers[1]["status"] < 500
             refused = refused_otherwise(text, headers, answers)
-            if failed and method == "POST" and isinstance(bodies[1], dict) and "id" in bodies[1]:
-                # What only one of them made would show in all that follows.
-                servers[1].send("DELETE", template + bodies[1]["id"], None, headers)
+            if not read and any(one["status"] < 300 for one in answers):
+                for server, one, body in zip(servers, answers, bodies):
+                    part(server, template, server.resolve(path), text and server.resolve(text), one, body, headers)
             reason = FAILS if failed else refused or next((why for what, where, why in EXPLAINED if re.fullmatch(what, label) and all(re.search(where, at) for at, *_ in found)), None)
             counts["explained" if reason else "different"] += 1
             if reason:
                 counts[f"explained: {reason}"] += 1
             else:
-                groups[group_of(label, "different", found)].append((path, text, found, headers))
+                groups[group_of(label, "different", found)].append((number, path, text, found, headers))
     except KeyboardInterrupt:
         print("interrupted")
 
-    shown = sorted(groups.items(), key=lambda group: (group[0][1] == "words", -len(group[1])))
+    # Those that came first first: what follows may be their trace.
+    shown = sorted(groups.items(), key=lambda group: (group[0][1] == "words", group[1][0][0]))
     for (label, what, at), cases in shown[: given.show]:
-        path, text, found, headers = cases[0]
-        print(f"--- {len(cases)} x {label} {what}{at}")
+        number, path, text, found, headers = cases[0]
+        print(f"--- {len(cases)} x {label} {what}{at}, first at {number}")
         print(f"  {path} {(text or '')[:600]} {headers['x-prefect-api-version']}")
         for at, one, other in found[:6]:
             print(f"    {at}\n      reference {json.dumps(one)[:500]}\n      candidate {json.dumps(other)[:500]}")

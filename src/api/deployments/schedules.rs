@@ -6,7 +6,8 @@ use axum::http::StatusCode;
 use axum::response::NoContent;
 use chrono::TimeDelta;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 use super::{locked, missing, missing_stop};
 use crate::api::answer::Created;
@@ -96,14 +97,26 @@ async fn delete(State(app): State<App>, Path((id, schedule)): Path<(DeploymentId
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 struct ScheduleBody {
-    #[serde(with = "json::optional_timestamp")]
+    #[serde(deserialize_with = "moment")]
     start_time: Option<Timestamp>,
-    #[serde(with = "json::optional_timestamp")]
+    #[serde(deserialize_with = "moment")]
     end_time: Option<Timestamp>,
     #[serde(with = "json::optional_seconds")]
     min_time: Option<f64>,
     min_runs: Option<i64>,
     max_runs: Option<i64>,
+}
+
+/// A moment of Python's own type, of which the reference's validator has other findings than of its own type.
+fn moment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    let (kind, message) = match &value {
+        Value::Null => return Ok(None),
+        Value::String(_) => ("datetime_from_date_parsing", "Input should be a valid datetime or date"),
+        Value::Number(_) => ("datetime_parsing", "Input should be a valid datetime"),
+        _ => ("datetime_type", "Input should be a valid datetime"),
+    };
+    json::timestamp::deserialize(value).map(Some).map_err(|_| json::invalid_with(kind, message, &Value::Null))
 }
 
 /// Make the runs of a deployment's schedules for a span of time, which may be over.

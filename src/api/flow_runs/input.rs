@@ -3,7 +3,8 @@
 use axum::extract::State;
 use axum::response::NoContent;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 use super::missing;
 use crate::api::answer::{Created, PlainText};
@@ -14,6 +15,7 @@ use crate::app::App;
 use crate::id::{FlowRunId, FlowRunInputId};
 use crate::limits;
 use crate::model::flow_run::{FlowRunInput, input_key};
+use crate::model::json::invalid_with;
 use crate::store::StoreError;
 use crate::store::flow_run_inputs as store;
 
@@ -29,9 +31,18 @@ pub fn router() -> Routes {
 struct CreateBody {
     #[serde(deserialize_with = "input_key")]
     key: String,
+    #[serde(deserialize_with = "bytes")]
     value: String,
     #[serde(default)]
     sender: Option<String>,
+}
+
+/// The reference keeps the value as bytes, and says so of what is no text.
+fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    match Value::deserialize(deserializer)? {
+        Value::String(text) => Ok(text),
+        _ => Err(invalid_with("bytes_type", "Input should be a valid bytes", &Value::Null)),
+    }
 }
 
 /// Send a value to a flow run.

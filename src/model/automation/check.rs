@@ -297,7 +297,7 @@ fn no_labels(checker: &mut Checker, value: &Value) {
     }
 }
 
-fn specification(checker: &mut Checker, value: &Value) -> Option<ResourceSpecification> {
+pub(crate) fn specification(checker: &mut Checker, value: &Value) -> Option<ResourceSpecification> {
     if let Value::Object(fields) = value {
         labels(checker, fields)
     } else {

@@ -3,10 +3,14 @@
 
 use indexmap::IndexMap;
 use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
+use crate::model::automation::check::specification;
+use crate::model::check::{self, Checker};
 use crate::model::event::{Event, Resource};
 use crate::model::glob::label_matches;
 use crate::model::json::{self, invalid};
@@ -138,19 +142,85 @@ impl ResourceSpecification {
     }
 }
 
-#[derive(Deserialize, JsonSchema)]
+#[derive(JsonSchema)]
 #[serde(untagged)]
 #[schemars(inline)]
+#[expect(dead_code, reason = "only its schema is looked at")]
 enum OneOrMany<T> {
     Many(Vec<T>),
     One(T),
 }
 
-fn one_or_many<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<Vec<T>>, D::Error> {
-    Ok(Option::<OneOrMany<T>>::deserialize(deserializer)?.map(|given| match given {
-        OneOrMany::Many(many) => many,
-        OneOrMany::One(one) => vec![one],
-    }))
+fn one_or_many<'de, D: Deserializer<'de>, T: DeserializeOwned + Told>(deserializer: D) -> Result<Option<Vec<T>>, D::Error> {
+    let given = Value::deserialize(deserializer)?;
+    let read = match given {
+        Value::Null => return Ok(None),
+        Value::Array(_) => serde_json::from_value(given.clone()).ok(),
+        _ => serde_json::from_value(given.clone()).ok().map(|one| vec![one]),
+    };
+    if read.is_some() {
+        return Ok(read);
+    }
+    // What is wrong with it as either is told.
+    let mut checker = Checker::below(Vec::new());
+    let told = checker.union(&[
+        (T::NAMES[0], &|checker| T::tell(checker, &given)),
+        (T::NAMES[1], &|checker| check::list(T::tell)(checker, &given).map(|_| ())),
+    ]);
+    checker.finish(told).map_err(check::complain)?;
+    Err(invalid("value_error", "it is no filter"))
+}
+
+/// A filter whose findings are all told.
+trait Told {
+    /// What the reference's validator calls it, and a list of it.
+    const NAMES: [&'static str; 2];
+
+    fn tell(checker: &mut Checker, value: &Value) -> Option<()>;
+}
+
+impl Told for EventRelatedFilter {
+    const NAMES: [&'static str; 2] = ["EventRelatedFilter", "list[EventRelatedFilter]"];
+
+    fn tell(checker: &mut Checker, value: &Value) -> Option<()> {
+        let fields = checker.object(value)?;
+        let texts = ["id", "role"].map(|key| fields.or(checker, key, None, check::optional(check::list(check::string))));
+        let roles = fields.or(checker, "resources_in_roles", None, check::optional(check::list(pair)));
+        let labels = fields.or(checker, "labels", None, check::optional(specification));
+        let others = fields.forbid_others(checker, &["id", "role", "resources_in_roles", "labels"]);
+        texts.iter().all(Option::is_some).then_some(())?;
+        roles.and(labels).and(others)
+    }
+}
+
+impl Told for EventAnyResourceFilter {
+    const NAMES: [&'static str; 2] = ["EventAnyResourceFilter", "list[EventAnyResourceFilter]"];
+
+    fn tell(checker: &mut Checker, value: &Value) -> Option<()> {
+        let fields = checker.object(value)?;
+        let texts = ["id", "id_prefix"].map(|key| fields.or(checker, key, None, check::optional(check::list(check::string))));
+        let labels = fields.or(checker, "labels", None, check::optional(specification));
+        let others = fields.forbid_others(checker, &["id", "id_prefix", "labels"]);
+        texts.iter().all(Option::is_some).then_some(())?;
+        labels.and(others)
+    }
+}
+
+/// Two texts.
+fn pair(checker: &mut Checker, value: &Value) -> Option<()> {
+    let Value::Array(items) = value else { return checker.find("tuple_type", "Input should be a valid tuple", value, None) };
+    let texts = [0, 1].map(|at| {
+        checker.at(at, |checker| match items.get(at) {
+            Some(item) => check::string(checker, item),
+            None => checker.find("missing", "Field required", value, None),
+        })
+    });
+    if items.len() > 2 {
+        let message = format!("Tuple should have at most 2 items after validation, not {}", items.len());
+        let ctx = serde_json::json!({"field_type": "Tuple", "max_length": 2, "actual_length": items.len()});
+        return checker.find("too_long", message, value, Some(ctx));
+    }
+    texts.iter().all(Option::is_some).then_some(())
 }
 
 fn text_query<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {

@@ -36,6 +36,8 @@ fn regex(pattern: &str) -> Regex {
 /// Reads a duration: seconds as a number, ISO 8601 (`P1DT2H`), or a clock (`1 day, 02:00:00`).
 pub(super) fn duration(value: &Value) -> Option<TimeDelta> {
     match value {
+        // To Python a boolean is a number.
+        Value::Bool(flag) => whole_micros(f64::from(u8::from(*flag))),
         Value::Number(number) => whole_micros(number.as_f64()?),
         Value::String(text) => duration_text(text),
         _ => None,

@@ -283,7 +283,7 @@ fn read_interval(keys: &Map<String, Value>, now: DateTime<Utc>) -> Result<Interv
             None
         }
         None => {
-            let kind = if value.is_string() || value.is_number() { "time_delta_parsing" } else { "time_delta_type" };
+            let kind = if value.is_string() || value.is_number() || value.is_boolean() { "time_delta_parsing" } else { "time_delta_type" };
             reader.refuse(Some("interval"), kind, "Input should be a valid timedelta");
             None
         }
