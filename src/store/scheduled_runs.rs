@@ -186,8 +186,8 @@ async fn insert(tx: &mut Tx, runs: &[FlowRun], now: Timestamp) -> Result<Vec<Flo
         .iter()
         .filter(|run| new.contains(&run.id))
         .map(|run| {
-            let mut state = State::scheduled(run.next_scheduled_start_time.unwrap_or(now), now).with_message("Flow run scheduled");
-            state.state_details.flow_run_id = Some(run.id);
+            // Other than elsewhere, the reference does not write the id of the run into the details of the state.
+            let state = State::scheduled(run.next_scheduled_start_time.unwrap_or(now), now).with_message("Flow run scheduled");
             (run.id, state)
         })
         .collect();

@@ -101,7 +101,6 @@ struct ScheduleBody {
     start_time: Option<Timestamp>,
     #[serde(deserialize_with = "moment")]
     end_time: Option<Timestamp>,
-    #[serde(with = "json::optional_seconds")]
     min_time: Option<f64>,
     min_runs: Option<i64>,
     max_runs: Option<i64>,
