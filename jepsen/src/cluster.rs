@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::net::Ipv4Addr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -16,11 +18,16 @@ use tempfile::TempDir;
 
 use crate::client::Http;
 use crate::database::{Database, Kind};
+use crate::net::{Network, Place, run};
 use crate::ports::Port;
+use crate::preload::{CONTROL_VARIABLE, Control, Library};
 use crate::wait::until;
 
 /// Names the program, when [`Options::binary`] is not given.
 pub const BINARY_VARIABLE: &str = "PRAETOR_BINARY";
+
+/// What nodes show each other, where their addresses are not those of one machine.
+const TOKEN: &str = "the-token-of-a-fault-run";
 
 /// How long a group may take from start to ready: a debug build on a busy machine.
 pub const READY_WITHIN: Duration = Duration::from_mins(1);
@@ -36,6 +43,10 @@ pub struct Options {
     pub(crate) allowed: Vec<String>,
     postgres: Option<String>,
     through: Option<u16>,
+    hosts: Vec<String>,
+    network: Option<Arc<Network>>,
+    library: Option<Arc<Library>>,
+    disk_bytes: Option<u64>,
 }
 
 impl Options {
@@ -50,6 +61,10 @@ impl Options {
             allowed: Vec::new(),
             postgres: None,
             through: None,
+            hosts: Vec::new(),
+            network: None,
+            library: None,
+            disk_bytes: None,
         }
     }
 
@@ -71,6 +86,34 @@ impl Options {
     #[must_use]
     pub fn through(mut self, port: u16) -> Self {
         self.through = Some(port);
+        self
+    }
+
+    /// The servers that nodes are told of, such as `10.99.0.254:5432`, in place of the one the database was made on.
+    #[must_use]
+    pub fn hosts(mut self, hosts: Vec<String>) -> Self {
+        self.hosts = hosts;
+        self
+    }
+
+    /// Each node in a network namespace of its own.
+    #[must_use]
+    pub fn network(mut self, network: Arc<Network>) -> Self {
+        self.network = Some(network);
+        self
+    }
+
+    /// Puts a library into each node, through which its clock and its disk can be made to fail: see [`Cluster::faults`].
+    #[must_use]
+    pub fn faults(mut self, library: Arc<Library>) -> Self {
+        self.library = Some(library);
+        self
+    }
+
+    /// Each node's data directory is a file system of its own, of so many bytes. Needs root.
+    #[must_use]
+    pub fn disk(mut self, bytes: u64) -> Self {
+        self.disk_bytes = Some(bytes);
         self
     }
 
@@ -100,6 +143,7 @@ impl Options {
             Some(url) => Database::on_postgres(url).await?,
             None => Database::create(self.kind, directory).await?,
         };
+        let database = if self.hosts.is_empty() { database } else { database.on_hosts(&self.hosts) };
         Ok(match self.through {
             Some(port) => database.through(port),
             None => database,
@@ -117,10 +161,10 @@ impl Options {
 #[derive(Debug)]
 pub struct Cluster {
     options: Options,
-    binary: PathBuf,
     nodes: BTreeMap<u64, Node>,
     database: Database,
     directory: Option<TempDir>,
+    judged: bool,
 }
 
 /// A node's process, alive or not.
@@ -129,6 +173,29 @@ struct Node {
     http: Port,
     peer: Port,
     process: Option<Process>,
+    binary: PathBuf,
+    faults: Option<Control>,
+    disk: Option<Disk>,
+}
+
+/// A file system in memory. Dropped, it is gone.
+#[derive(Debug)]
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(at: PathBuf, bytes: u64) -> anyhow::Result<Self> {
+        fs::create_dir_all(&at)?;
+        run("mount", &["-t", "tmpfs", "-o", &format!("size={bytes}"), "jepsen", &at.display().to_string()])?;
+        Ok(Self(at))
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if let Err(error) = run("umount", &["-l", &self.0.display().to_string()]) {
+            eprintln!("a disk of a fault run stays mounted: {error:#}");
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -164,9 +231,13 @@ impl Cluster {
         let database = options.database(directory.path()).await?;
         let mut nodes = BTreeMap::new();
         for id in 1..=options.nodes {
-            nodes.insert(id, Node { http: Port::take()?, peer: Port::take()?, process: None });
+            let path = |name: String| directory.path().join(name);
+            let faults = options.library.as_ref().map(|_| Control::create(path(format!("node-{id}.faults")))).transpose()?;
+            let disk = options.disk_bytes.map(|bytes| Disk::mount(path(format!("node-{id}")), bytes)).transpose()?;
+            let binary = binary.clone();
+            nodes.insert(id, Node { http: Port::take()?, peer: Port::take()?, process: None, binary, faults, disk });
         }
-        Ok(Self { options, binary, nodes, database, directory: Some(directory) })
+        Ok(Self { options, nodes, database, directory: Some(directory), judged: false })
     }
 
     /// All node ids.
@@ -181,12 +252,21 @@ impl Cluster {
 
     /// A node's address, such as `127.0.0.1:12345`.
     pub fn address(&self, id: u64) -> String {
-        format!("127.0.0.1:{}", self.node(id).http.number())
+        format!("{}:{}", self.host(id), self.node(id).http.number())
     }
 
     /// Where the other nodes reach this one.
     pub fn peer_address(&self, id: u64) -> String {
-        format!("127.0.0.1:{}", self.node(id).peer.number())
+        format!("{}:{}", self.host(id), self.peer_port(id))
+    }
+
+    /// The port of [`Cluster::peer_address`].
+    pub fn peer_port(&self, id: u64) -> u16 {
+        self.node(id).peer.number()
+    }
+
+    fn host(&self, id: u64) -> Ipv4Addr {
+        if self.options.network.is_some() { Place::Node(id).address() } else { Ipv4Addr::LOCALHOST }
     }
 
     /// A node's API, such as `http://127.0.0.1:12345/api`.
@@ -202,6 +282,37 @@ impl Cluster {
     /// The database of all nodes.
     pub fn database(&self) -> &Database {
         &self.database
+    }
+
+    /// Looks at the database go to another server from now on, such as one that took over.
+    pub fn database_moved(&mut self, host: &str, port: u16) {
+        self.database.moved(host, port);
+    }
+
+    /// The network of the nodes.
+    ///
+    /// # Errors
+    /// They have none of their own.
+    pub fn network(&self) -> anyhow::Result<&Arc<Network>> {
+        self.options.network.as_ref().context("the nodes are in no network namespaces")
+    }
+
+    /// What can be made to fail below a node.
+    ///
+    /// # Errors
+    /// The group was started without [`Options::faults`].
+    pub fn faults(&self, id: u64) -> anyhow::Result<&Control> {
+        self.node(id).faults.as_ref().context("the nodes have no library of faults in them")
+    }
+
+    /// The program that a node runs, from its next start on.
+    pub fn set_binary(&mut self, id: u64, binary: &Path) {
+        binary.clone_into(&mut self.node_mut(id).binary);
+    }
+
+    /// What is wrong in the logs was told otherwise; the drop need not panic.
+    pub fn judged(&mut self) {
+        self.judged = true;
     }
 
     /// Where everything of this group lies.
@@ -244,10 +355,15 @@ impl Cluster {
         }
         let log = File::options().create(true).append(true).open(self.log_path(id))?;
         let peers: Vec<String> = self.ids().into_iter().map(|peer| format!("{peer}={}", self.peer_address(peer))).collect();
-        let mut command = Command::new(&self.binary);
+        let binary = &self.node(id).binary;
+        let mut command = match &self.options.network {
+            Some(network) => network.command(id, binary),
+            None => Command::new(binary),
+        };
         scrub(&mut command);
         command
-            .args(["server", "start", "--exit-with-parent", "--host=127.0.0.1"])
+            .args(["server", "start", "--exit-with-parent"])
+            .arg(format!("--host={}", self.host(id)))
             .arg(format!("--port={}", self.node(id).http.number()))
             .arg(format!("--node-id={id}"))
             .arg(format!("--data-dir={}", self.data_directory(id).display()))
@@ -260,11 +376,17 @@ impl Cluster {
         if self.options.nodes > 1 {
             command.arg(format!("--cluster-peers={}", peers.join(",")));
         }
+        if self.options.network.is_some() {
+            command.env("PRAETOR_CLUSTER_TOKEN", TOKEN);
+        }
+        if let (Some(library), Some(faults)) = (&self.options.library, &self.node(id).faults) {
+            command.env("LD_PRELOAD", library.path()).env(CONTROL_VARIABLE, faults.path());
+        }
         let of_node = self.options.of_node.get(&id).map(Vec::as_slice).unwrap_or_default();
         for (name, value) in self.options.variables.iter().chain(of_node) {
             command.env(name, value);
         }
-        let mut child = command.spawn().with_context(|| format!("cannot start {}", self.binary.display()))?;
+        let mut child = command.spawn().with_context(|| format!("cannot start {}", binary.display()))?;
         let leash = child.stdin.take().context("a child has a standard input")?;
         self.node_mut(id).process = Some(Process { child, leash });
         Ok(())
@@ -301,6 +423,14 @@ impl Cluster {
         process.child.kill()?;
         process.child.wait()?;
         Ok(())
+    }
+
+    /// Whether a node's process ended by itself; it counts as not running from then on.
+    pub fn ended(&mut self, id: u64) -> Option<ExitStatus> {
+        let node = self.node_mut(id);
+        let status = node.process.as_mut()?.child.try_wait().ok().flatten()?;
+        node.process = None;
+        Some(status)
     }
 
     /// SIGTERM, then waits for the end.
@@ -427,7 +557,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        let unexpected = self.unexpected();
+        let unexpected = if self.judged { Vec::new() } else { self.unexpected() };
         for (id, node) in &mut self.nodes {
             if let Some(Process { mut child, leash }) = node.process.take() {
                 // SIGKILL ends a paused process too.
@@ -436,6 +566,7 @@ impl Drop for Cluster {
                 }
                 drop(leash);
             }
+            node.disk = None;
         }
         let failed = std::thread::panicking() || !unexpected.is_empty();
         if failed && let Some(directory) = self.directory.take() {

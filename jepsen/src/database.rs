@@ -72,6 +72,23 @@ impl Database {
         self
     }
 
+    /// The same, where nodes are told of several servers (`host:port`); looks go to the one it was made on.
+    #[must_use]
+    pub fn on_hosts(mut self, hosts: &[String]) -> Self {
+        if let Some((server, name)) = &self.server {
+            let hosts: Vec<String> = hosts.iter().map(|host| format!("host={host}")).collect();
+            self.url = format!("postgresql://{}@/{name}?{}", server.get_username(), hosts.join("&"));
+        }
+        self
+    }
+
+    /// Looks go to another server from now on.
+    pub fn moved(&mut self, host: &str, port: u16) {
+        if let Some((server, name)) = self.server.take() {
+            self.server = Some((server.host(host).port(port), name));
+        }
+    }
+
     /// The address, as a node takes it.
     pub fn url(&self) -> &str {
         &self.url

@@ -1,83 +1,107 @@
-//! Fault runs: a workload, a nemesis, a seed. Exit code 0 valid, 1 invalid, 2 unknown; the history is kept as evidence.
+//! Breaks a Praetor group on purpose and judges what its clients saw. Exit code 0 valid, 1 invalid, 2 unknown.
 //!
-//!     cargo run -p praetor-jepsen -- --workload publish-consume --nemesis kill --seconds 60
+//!     jepsen run --workload publish-consume --nemesis kill --seed 1 --seconds 60
+//!     jepsen matrix --workloads all --nemeses all --seeds 2 --seconds 25 --out target/jepsen
+//!     jepsen failover --kills 100
 
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Duration;
 
-use clap::Parser;
-use jepsen::cluster::{Cluster, Options};
-use jepsen::database::Kind;
-use jepsen::history::History;
+use clap::{Args, Parser, Subcommand};
+use jepsen::failover::{FailoverArgs, failover};
+use jepsen::matrix::{self, MatrixArgs};
 use jepsen::nemesis::Nemesis;
-use jepsen::verdict::Verdict;
-use jepsen::workload::{Context, Workload};
-use tokio_util::sync::CancellationToken;
+use jepsen::run::{self, Cell, Common};
+use jepsen::workload::Workload;
 
 /// Breaks a Praetor group on purpose and judges what its clients saw.
 #[derive(Debug, Parser)]
 #[command(version)]
-struct Args {
-    /// What clients do
-    #[arg(long, value_enum)]
-    workload: Workload,
-    /// What goes wrong
-    #[arg(long, value_enum, default_value = "kill")]
-    nemesis: Nemesis,
-    /// How long
-    #[arg(long, default_value_t = 60)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// One run; or, with `--hours`, runs by chance until the time is over
+    Run(RunArgs),
+    /// Every workload with every nemesis; goes on where it stopped
+    Matrix(MatrixArgs),
+    /// A selection by seed that takes five minutes at most
+    Short(ShortArgs),
+    /// How long things stand still when the leader is killed
+    Failover(FailoverArgs),
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// What clients do [with --hours: any]
+    #[arg(long, value_enum, required_unless_present = "hours")]
+    workload: Option<Workload>,
+    /// What goes wrong [with --hours: anything]
+    #[arg(long, value_enum, required_unless_present = "hours")]
+    nemesis: Option<Nemesis>,
+    /// How long each run is broken
+    #[arg(long, default_value_t = 30)]
     seconds: u64,
-    /// How many nodes
-    #[arg(long, default_value_t = 3)]
-    nodes: u64,
     /// Replays a run's choices (not its timing)
     #[arg(long)]
     seed: Option<u64>,
-    /// The praetor program
-    #[arg(long, env = "PRAETOR_BINARY", default_value = "target/release/praetor")]
-    binary: PathBuf,
-    /// Where the history goes
-    #[arg(long, default_value = "target/jepsen")]
-    out: PathBuf,
+    /// Go on with one run after another for so many hours
+    #[arg(long)]
+    hours: Option<f64>,
+    /// The network that this process is in
+    #[arg(long, hide = true)]
+    inside: Option<String>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+struct ShortArgs {
+    /// Chooses what is run
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    #[command(flatten)]
+    common: Common,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let args = Args::parse();
-    let verdict = run(&args).await.unwrap_or_else(|error| Verdict::Unknown(format!("{error:#}")));
-    println!("{verdict}");
-    ExitCode::from(verdict.exit_code())
+    match dispatch(Cli::parse().command).await {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("jepsen: {error:#}");
+            ExitCode::from(2)
+        }
+    }
 }
 
-async fn run(args: &Args) -> anyhow::Result<Verdict> {
-    let seed = args.seed.unwrap_or_else(rand::random);
-    std::fs::create_dir_all(&args.out)?;
-    let path = args.out.join(format!("{:?}-{:?}-{seed}.jsonl", args.workload, args.nemesis).to_lowercase());
-    let history = History::create(&path, seed, &format!("{args:?}"))?;
-    println!("seed {seed}, history {}", path.display());
-
-    let mut cluster = Cluster::start(Options::new(args.nodes, Kind::Postgres).binary(&args.binary)).await?;
-    let stop = CancellationToken::new();
-    let apis = Arc::new(cluster.ids().into_iter().map(|id| cluster.api(id)).collect());
-    let context = Context { apis, history: history.clone(), stop: stop.clone() };
-    let workload = args.workload;
-    #[expect(clippy::disallowed_methods, reason = "the harness has one task, and joins it below")]
-    let load = tokio::spawn(workload.run(context));
-
-    let strikes = args.nemesis.trouble(&mut cluster, &history, seed, Duration::from_secs(args.seconds)).await?;
-    // The load goes on while the group recovers; then it ends.
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    stop.cancel();
-    load.await?;
-
-    let verdict = workload.check(&cluster, &history).await?;
-    let errors = cluster.unexpected();
-    println!("{strikes} strikes");
-    Ok(match verdict {
-        Verdict::Valid(_) if !errors.is_empty() => Verdict::Invalid(format!("errors in the logs: {}", errors.join("; "))),
-        Verdict::Valid(_) if args.nemesis != Nemesis::None && strikes == 0 => Verdict::Unknown("the nemesis never struck".to_owned()),
-        other => other,
-    })
+async fn dispatch(command: Command) -> anyhow::Result<u8> {
+    match command {
+        Command::Run(args) => {
+            matrix::check(&args.common)?;
+            let seed = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+            if let Some(hours) = args.hours {
+                return matrix::hours(hours, args.workload, args.nemesis, seed, args.seconds, &args.common).await;
+            }
+            let (Some(workload), Some(nemesis)) = (args.workload, args.nemesis) else {
+                anyhow::bail!("--workload and --nemesis are needed, or --hours")
+            };
+            let cell = Cell { workload, nemesis, seed, seconds: args.seconds };
+            run::run(cell, &args.common, args.inside.as_deref()).await
+        }
+        Command::Matrix(args) => {
+            matrix::check(&args.common)?;
+            matrix::matrix(&args).await
+        }
+        Command::Short(args) => {
+            matrix::check(&args.common)?;
+            matrix::short(args.seed, &args.common).await
+        }
+        Command::Failover(args) => {
+            matrix::check(&args.common)?;
+            failover(&args).await
+        }
+    }
 }

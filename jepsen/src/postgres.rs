@@ -2,6 +2,8 @@
 //! the newest version that Debian installed, or else those on the path.
 
 use std::fs::{self, File};
+use std::io::Write;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -13,10 +15,11 @@ use anyhow::{Context, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, Connection};
+use sqlx::{ConnectOptions, Connection, Row};
 use tempfile::TempDir;
 
 use crate::cluster::last_lines;
+use crate::net::SUBNET;
 use crate::ports::Port;
 use crate::wait::until;
 
@@ -35,6 +38,7 @@ pub struct Server {
     directory: TempDir,
     programs: PathBuf,
     user: Option<User>,
+    host: Ipv4Addr,
     port: Port,
     process: Option<Child>,
 }
@@ -45,15 +49,15 @@ impl Server {
     /// # Errors
     /// PostgreSQL is not installed, or refuses.
     pub async fn start() -> anyhow::Result<Self> {
-        let directory = tempfile::Builder::new().prefix("praetor-postgres-").tempdir()?;
-        let user = if geteuid().is_root() {
-            let user = User::from_name(USER)?.with_context(|| format!("PostgreSQL does not run as root, and there is no user {USER}"))?;
-            chown(directory.path(), Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
-            Some(user)
-        } else {
-            None
-        };
-        let mut server = Self { directory, programs: programs(), user, port: Port::take()?, process: None };
+        Self::start_at(Ipv4Addr::LOCALHOST).await
+    }
+
+    /// The same at an address, from whose network anyone is let in.
+    ///
+    /// # Errors
+    /// PostgreSQL is not installed, or refuses.
+    pub async fn start_at(host: Ipv4Addr) -> anyhow::Result<Self> {
+        let mut server = Self::empty(host)?;
         let data = server.data();
         let made = server
             .program("initdb")?
@@ -63,13 +67,95 @@ impl Server {
             .status()
             .context("initdb cannot be started")?;
         ensure!(made.success(), "initdb ended with {made}:\n{}", server.log_tail());
+        if !host.is_loopback() {
+            let mut rules = File::options().append(true).open(data.join("pg_hba.conf"))?;
+            writeln!(rules, "host all all {SUBNET} trust\nhost replication all {SUBNET} trust")?;
+        }
         server.restart().await?;
         Ok(server)
     }
 
+    /// A streaming standby of a server, which [`Server::promote`] makes a server like any other.
+    ///
+    /// # Errors
+    /// The other one does not run, or refuses.
+    pub async fn standby_of(primary: &Self) -> anyhow::Result<Self> {
+        let mut server = Self::empty(primary.host)?;
+        server.follow(primary).await?;
+        Ok(server)
+    }
+
+    /// This one, which does not run, becomes a streaming standby of another, from a fresh copy and at its own address.
+    ///
+    /// # Errors
+    /// The other one does not run, or refuses.
+    pub async fn follow(&mut self, primary: &Self) -> anyhow::Result<()> {
+        ensure!(self.process.is_none(), "the server runs");
+        if self.data().exists() {
+            fs::remove_dir_all(self.data())?;
+        }
+        let copied = self
+            .program("pg_basebackup")?
+            .args(["-R", "-X", "stream", "-c", "fast", "--no-sync", "-U", USER, "-h", &primary.host.to_string()])
+            .args(["-p", &primary.port.number().to_string(), "-D"])
+            .arg(self.data())
+            .status()
+            .context("pg_basebackup cannot be started")?;
+        ensure!(copied.success(), "pg_basebackup ended with {copied}:\n{}", self.log_tail());
+        self.restart().await
+    }
+
+    /// A standby becomes a server like any other.
+    ///
+    /// # Errors
+    /// It refuses, or takes too long.
+    pub async fn promote(&self) -> anyhow::Result<()> {
+        // Nobody follows it yet, so a commit may not wait for anybody.
+        self.ask("ALTER SYSTEM SET synchronous_standby_names = ''").await?;
+        self.ask("SELECT pg_reload_conf()").await?;
+        self.ask("SELECT pg_promote()").await?;
+        let promoted = "SELECT CASE WHEN pg_is_in_recovery() THEN 'standby' ELSE 'primary' END";
+        until(WITHIN, "the standby is promoted", async || (self.ask(promoted).await.ok()?.first()? == "primary").then_some(())).await
+    }
+
+    /// From now on each commit waits until the standby has it; returns once a standby follows.
+    ///
+    /// # Errors
+    /// None follows in time.
+    pub async fn wait_for_standby(&self) -> anyhow::Result<()> {
+        self.ask("ALTER SYSTEM SET synchronous_standby_names = '*'").await?;
+        self.ask("SELECT pg_reload_conf()").await?;
+        let following = "SELECT sync_state FROM pg_stat_replication WHERE state = 'streaming'";
+        until(WITHIN, "a standby follows", async || (self.ask(following).await.ok()?.first()? == "sync").then_some(())).await
+    }
+
+    async fn ask(&self, statement: &'static str) -> anyhow::Result<Vec<String>> {
+        let mut connection = PgConnectOptions::from_str(&self.url())?.connect().await?;
+        let rows = sqlx::query(statement).fetch_all(&mut connection).await?;
+        connection.close().await?;
+        Ok(rows.iter().filter_map(|row| row.try_get(0).ok()).collect())
+    }
+
+    fn empty(host: Ipv4Addr) -> anyhow::Result<Self> {
+        let directory = tempfile::Builder::new().prefix("praetor-postgres-").tempdir()?;
+        let user = if geteuid().is_root() {
+            let user = User::from_name(USER)?.with_context(|| format!("PostgreSQL does not run as root, and there is no user {USER}"))?;
+            chown(directory.path(), Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
+            Some(user)
+        } else {
+            None
+        };
+        Ok(Self { directory, programs: programs(), user, host, port: Port::take()?, process: None })
+    }
+
     /// Its address, as `PRAETOR_TEST_POSTGRES` has it.
     pub fn url(&self) -> String {
-        format!("postgresql://{USER}@127.0.0.1:{}/postgres", self.port.number())
+        format!("postgresql://{USER}@{}:{}/postgres", self.host, self.port.number())
+    }
+
+    /// Its address.
+    pub fn host(&self) -> Ipv4Addr {
+        self.host
     }
 
     /// Where it listens.
@@ -91,7 +177,8 @@ impl Server {
             .arg(self.data())
             .args(["-p", &port, "-k"])
             .arg(self.directory.path())
-            .args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "max_connections=200"])
+            .args(["-c", &format!("listen_addresses={}", self.host)])
+            .args(["-c", "fsync=off", "-c", "max_connections=200"])
             .spawn()
             .context("postgres cannot be started")?;
         self.process = Some(process);
@@ -119,8 +206,37 @@ impl Server {
     /// # Errors
     /// It does not run, or does not end in time.
     pub async fn crash(&mut self) -> anyhow::Result<()> {
-        let mut process = self.process.take().context("the server does not run")?;
+        let process = self.process.as_ref().context("the server does not run")?;
         kill(Pid::from_raw(process.id().cast_signed()), Signal::SIGQUIT)?;
+        self.gone().await
+    }
+
+    /// SIGKILL to all its processes, after which it recovers as after [`Server::crash`].
+    ///
+    /// # Errors
+    /// It does not run, or does not end in time.
+    pub async fn kill(&mut self) -> anyhow::Result<()> {
+        let first = self.process.as_ref().context("the server does not run")?.id();
+        // The first process makes the others, and one whose parent is gone is not found any more.
+        kill(Pid::from_raw(first.cast_signed()), Signal::SIGSTOP)?;
+        for process in children(first)?.into_iter().chain([first]) {
+            let _ended = kill(Pid::from_raw(process.cast_signed()), Signal::SIGKILL);
+        }
+        self.gone().await
+    }
+
+    /// Ends it in order: transactions are broken off, what was committed is written.
+    ///
+    /// # Errors
+    /// It does not run, or does not end in time.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        let process = self.process.as_ref().context("the server does not run")?;
+        kill(Pid::from_raw(process.id().cast_signed()), Signal::SIGINT)?;
+        self.gone().await
+    }
+
+    async fn gone(&mut self) -> anyhow::Result<()> {
+        let mut process = self.process.take().context("the server does not run")?;
         until(WITHIN, "PostgreSQL ends", async || process.try_wait().ok().flatten()).await?;
         Ok(())
     }

@@ -32,9 +32,16 @@ pub struct Context {
     pub history: History,
     /// Cancelled when the load ends.
     pub stop: CancellationToken,
+    /// Decides what clients choose, though not when.
+    pub seed: u64,
 }
 
 impl Workload {
+    /// Settings that the nodes need for it.
+    pub fn variables(self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
     /// Puts load on the group until the context stops.
     pub async fn run(self, context: Context) {
         match self {
