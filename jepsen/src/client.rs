@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
 use futures_util::{SinkExt, StreamExt};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -50,16 +49,6 @@ impl Http {
     /// No whole answer came.
     pub async fn get(&self, path: &str) -> anyhow::Result<(u16, Value)> {
         self.call(self.client.get(format!("{}{path}", self.base))).await
-    }
-
-    /// The time that a node's answers bear.
-    ///
-    /// # Errors
-    /// No answer came, or one without a date.
-    pub async fn date(&self) -> anyhow::Result<String> {
-        let response = self.client.get(format!("{}/health", self.base)).send().await?;
-        let date = response.headers().get("date").context("an answer without a date")?;
-        Ok(date.to_str()?.to_owned())
     }
 
     /// POST of a JSON body.

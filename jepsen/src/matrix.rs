@@ -62,9 +62,8 @@ fn chosen<T: ValueEnum>(names: &str) -> anyhow::Result<Vec<T>> {
 
 /// The nemeses that can be had.
 fn available(common: &Common) -> Vec<Nemesis> {
-    let wanted = |nemesis: &Nemesis| {
-        (*nemesis != Nemesis::Upgrade || common.upgrade_to.is_some()) && (!common.loopback || nemesis.unprivileged())
-    };
+    let wanted =
+        |nemesis: &Nemesis| (*nemesis != Nemesis::Upgrade || common.upgrade_to.is_some()) && (!common.loopback || nemesis.unprivileged());
     Nemesis::value_variants().iter().copied().filter(wanted).collect()
 }
 
@@ -204,12 +203,11 @@ async fn one(cell: Cell, common: &Common) -> anyhow::Result<Done> {
         command.arg("--upgrade-to").arg(other);
     }
     let mut child = command.kill_on_drop(true).spawn()?;
-    let status = match tokio::time::timeout(Duration::from_secs(cell.seconds) + BESIDE, child.wait()).await {
-        Ok(status) => format!("it ended with {}", status?),
-        Err(_) => {
-            child.kill().await?;
-            "it took too long and was killed".to_owned()
-        }
+    let status = if let Ok(status) = tokio::time::timeout(Duration::from_secs(cell.seconds) + BESIDE, child.wait()).await {
+        format!("it ended with {}", status?)
+    } else {
+        child.kill().await?;
+        "it took too long and was killed".to_owned()
     };
     if let Some(done) = outcome(&cell, &common.out)? {
         return Ok(done);
@@ -237,7 +235,8 @@ fn table(done: &[Done]) -> String {
             None => lines.push((&one.workload, &one.nemesis, vec![one])),
         }
     }
-    let mut text = "| workload | nemesis | runs | valid | operations ok / failed / unknown | faults |\n|---|---|--:|--:|--:|--:|\n".to_owned();
+    let mut text =
+        "| workload | nemesis | runs | valid | operations ok / failed / unknown | faults |\n|---|---|--:|--:|--:|--:|\n".to_owned();
     let mut total = [0_u64; 6];
     let row = |text: &mut String, names: &str, counts: [u64; 6]| {
         let [runs, valid, ok, failed, unknown, faults] = counts;

@@ -153,7 +153,8 @@ pub struct Network {
     prefix: String,
     nodes: u64,
     wires: BTreeMap<u64, Wire>,
-    _directory: TempDir,
+    /// What the wires are compiled and controlled in.
+    directory: TempDir,
 }
 
 impl Network {
@@ -163,21 +164,21 @@ impl Network {
     /// The kernel lacks something.
     pub fn lay(prefix: &str, nodes: u64, cable: Cable, seed: u64) -> anyhow::Result<Self> {
         let directory = tempfile::Builder::new().prefix("praetor-net-").tempdir()?;
-        let mut network = Self { prefix: prefix.to_owned(), nodes, wires: BTreeMap::new(), _directory: directory };
+        let mut network = Self { prefix: prefix.to_owned(), nodes, wires: BTreeMap::new(), directory };
         run("ip", &["link", "set", "lo", "up"])?;
         run("ip", &["link", "add", "bridge", "type", "bridge"])?;
         run("ip", &["addr", "add", &format!("{HUB}/24"), "dev", "bridge"])?;
         run("ip", &["link", "set", "bridge", "up"])?;
         network.make_filter(Place::Hub)?;
         let program = match cable {
-            Cable::Wire => Some(native::WIRE.compile(network._directory.path())?),
+            Cable::Wire => Some(native::WIRE.compile(network.directory.path())?),
             Cable::Plain => None,
         };
         for id in 1..=nodes {
             let (namespace, device) = (name(prefix, Place::Node(id)), format!("node{id}"));
             match &program {
                 Some(program) => {
-                    let control = network._directory.path().join(format!("wire-{id}"));
+                    let control = network.directory.path().join(format!("wire-{id}"));
                     let wire = Wire::start(program, Path::new(NAMESPACES).join(&namespace), &device, control, seed ^ id)?;
                     network.wires.insert(id, wire);
                 }

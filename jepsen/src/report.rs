@@ -74,9 +74,12 @@ fn timeline(entries: &[Entry], end: f64) -> String {
     }
     let most = counts.iter().flatten().copied().max().unwrap_or(0).max(1);
     let y = |count: u64| PLOT - count as f64 / most as f64 * (PLOT - 15.0);
-    for (line, (counts, (color, name))) in counts.iter().zip([("#1a7f37", "ok"), ("#c77700", "failed"), ("#b00020", "unknown")]).enumerate() {
-        let points: String =
-            counts.iter().enumerate().map(|(at, count)| format!("{:.1},{:.1} ", x((at as f64 + 0.5) * step).min(WIDTH), y(*count))).collect();
+    for (line, (counts, (color, name))) in counts.iter().zip([("#1a7f37", "ok"), ("#c77700", "failed"), ("#b00020", "unknown")]).enumerate()
+    {
+        let mut points = String::new();
+        for (at, count) in counts.iter().enumerate() {
+            put(&mut points, format_args!("{:.1},{:.1} ", x((at as f64 + 0.5) * step).min(WIDTH), y(*count)));
+        }
         put(&mut svg, format_args!("<polyline points='{points}' fill=none stroke='{color}' stroke-width=1.5 />"));
         put(&mut svg, format_args!("<text x={:.0} y=12 style='fill:{color}'>{name}</text>", LEFT + 8.0 + 60.0 * line as f64));
     }
@@ -106,7 +109,10 @@ fn leaders(svg: &mut String, entries: &[Entry], end: f64, top: f64, x: &dyn Fn(f
                 led = true;
                 let color = if node == 0 { "#888" } else { "#2457a6" };
                 let width = (x(to) - x(*from)).max(1.0);
-                put(svg, format_args!("<rect x={:.1} y={:.1} width={width:.1} height={:.0} fill='{color}' />", x(*from), y + 2.0, LANE - 4.0));
+                put(
+                    svg,
+                    format_args!("<rect x={:.1} y={:.1} width={width:.1} height={:.0} fill='{color}' />", x(*from), y + 2.0, LANE - 4.0),
+                );
             }
         }
         if led {

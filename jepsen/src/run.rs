@@ -188,7 +188,13 @@ async fn here(cell: Cell, common: &Common, inside: Option<&str>) -> anyhow::Resu
     Ok(done.code)
 }
 
-async fn whole_run(cell: Cell, common: &Common, inside: Option<&str>, history: &History, faults: &mut Vec<Injected>) -> anyhow::Result<Verdict> {
+async fn whole_run(
+    cell: Cell,
+    common: &Common,
+    inside: Option<&str>,
+    history: &History,
+    faults: &mut Vec<Injected>,
+) -> anyhow::Result<Verdict> {
     let Cell { workload, nemesis, seed, seconds } = cell;
     let mut site = set_up(cell, common, inside, history).await?;
     let stop = CancellationToken::new();

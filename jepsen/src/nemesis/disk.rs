@@ -35,9 +35,17 @@ const FULL: &str = "No space left on device";
 /// What it says of a failing one.
 const FAILING: &str = "Input/output error";
 
+/// What the log says of an entry at its end that is not whole.
+const TORN: &str = "chunked_wal::chunk: Error reading record";
+
 /// The lines a node may log as it ends itself.
 pub(super) fn expect_failure(options: Options) -> Options {
-    options.allow_error(FULL).allow_error(FAILING)
+    expect_torn(options).allow_error(FULL).allow_error(FAILING)
+}
+
+/// The line with which the log cuts off an entry that was never whole, so never confirmed.
+pub(super) fn expect_torn(options: Options) -> Options {
+    options.allow_error(TORN)
 }
 
 /// Writes at every node until it is dropped.
@@ -201,7 +209,9 @@ fn fill_up(ballast: &Path) -> anyhow::Result<u64> {
 /// Whether a byte more does not fit.
 fn is_full(directory: &Path) -> bool {
     let path = directory.join("ballast.probe");
-    let refused = File::create(&path).and_then(|mut file| file.write_all(&[0; 4096])).is_err_and(|error| error.kind() == std::io::ErrorKind::StorageFull);
+    let refused = File::create(&path)
+        .and_then(|mut file| file.write_all(&[0; 4096]))
+        .is_err_and(|error| error.kind() == std::io::ErrorKind::StorageFull);
     // It may not even have come into being.
     let _gone = std::fs::remove_file(path);
     refused

@@ -81,7 +81,7 @@ pub enum Nemesis {
     TornWrite,
     /// A node's clock jumps, back or ahead, by up to 10 minutes.
     ClockJump,
-    /// A node's clock runs up to 20 of 100 too fast or too slow.
+    /// A node's clock runs 5 to 50 of 100 too fast or too slow.
     ClockDrift,
     /// SIGKILL of PostgreSQL, then a restart.
     PostgresKill,
@@ -158,9 +158,9 @@ impl Nemesis {
     /// Something is not to be had on this machine.
     pub fn prepare(self, options: Options) -> anyhow::Result<Options> {
         Ok(match self {
-            Self::SlowFsync | Self::PowerLoss | Self::PowerLossAll | Self::TornWrite => options.faults(Arc::new(Library::build()?)),
+            Self::SlowFsync | Self::ClockJump | Self::ClockDrift => options.faults(Arc::new(Library::build()?)),
+            Self::PowerLoss | Self::PowerLossAll | Self::TornWrite => disk::expect_torn(options.faults(Arc::new(Library::build()?))),
             Self::FailingFsync => disk::expect_failure(options.faults(Arc::new(Library::build()?))),
-            Self::ClockJump | Self::ClockDrift => options.faults(Arc::new(Library::build()?)),
             Self::FullDisk => disk::expect_failure(options.disk(disk::DISK_BYTES)),
             _ => options,
         })

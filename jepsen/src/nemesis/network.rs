@@ -44,7 +44,9 @@ pub(super) async fn cut(fault: Nemesis, site: &mut Site, chance: &mut StdRng) ->
         }
         Nemesis::Split => {
             let (some, rest) = ids.split_at(chance.random_range(1..ids.len()));
-            some.iter().for_each(|one| rest.iter().for_each(|other| both(&mut deaf, *one, *other)));
+            for (one, other) in some.iter().flat_map(|one| rest.iter().map(move |other| (*one, *other))) {
+                both(&mut deaf, one, other);
+            }
             json!({"halves": [some, rest]})
         }
         Nemesis::OneWay => {
@@ -122,7 +124,8 @@ pub(super) async fn worsen(fault: Nemesis, site: &mut Site, chance: &mut StdRng)
         (Duration::ZERO, Duration::ZERO, chance.random_range(20_000..250_000))
     };
     let bad_for = lasting(chance, 2000..6000);
-    let target = json!({"nodes": victims, "delay_ms": delay.as_millis() as u64, "jitter_ms": jitter.as_millis() as u64, "loss_ppm": loss_ppm});
+    let target =
+        json!({"nodes": victims, "delay_ms": delay.as_millis() as u64, "jitter_ms": jitter.as_millis() as u64, "loss_ppm": loss_ppm});
     let begun = site.begin(fault, target);
     let network = site.cluster.network()?.clone();
     let before = victims.iter().map(|id| network.wire(*id)?.carried()).collect::<anyhow::Result<Vec<_>>>()?;
