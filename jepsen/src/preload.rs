@@ -215,3 +215,62 @@ fn synced_length(path: &Path) -> anyhow::Result<u64> {
         other => anyhow::bail!("the attribute {SYNCED} of {}: {other:?}", path.display()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+
+    const WRITE_AND_SYNC: &str = "import os, sys\n\
+        f = os.open(sys.argv[1] + '/new', os.O_CREAT | os.O_WRONLY); os.write(f, b'kept'); os.fdatasync(f); os.write(f, b'lost')\n\
+        os.rename(sys.argv[1] + '/new', sys.argv[1] + '/log')\n\
+        os.write(os.open(sys.argv[1] + '/never', os.O_CREAT | os.O_WRONLY), b'lost')";
+
+    /// Has a process write with the library in it; gives the directory and what it was made to do.
+    fn written() -> (TempDir, Library, Control) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let library = Library::build().expect("a C compiler");
+        let control = Control::create(directory.path().join("control")).expect("a file");
+        fs::create_dir(directory.path().join("data")).expect("a directory");
+        let status = std::process::Command::new("python3")
+            .args(["-c", WRITE_AND_SYNC])
+            .arg(directory.path().join("data"))
+            .env("LD_PRELOAD", library.path())
+            .env(CONTROL_VARIABLE, control.path())
+            .status();
+        assert!(status.expect("python3 is there").success());
+        (directory, library, control)
+    }
+
+    #[test]
+    fn a_power_loss_leaves_what_was_synced_and_nothing_else() {
+        let (directory, _library, control) = written();
+        let data = directory.path().join("data");
+        assert_eq!(control.syncs().expect("readable"), 1);
+        let loss = lose_power(&data, false, &mut StdRng::seed_from_u64(1)).expect("it cuts");
+        assert_eq!(loss, Loss { files: 2, bytes: 8, torn: 0 });
+        assert_eq!(fs::read(data.join("log")).expect("there"), b"kept");
+        assert_eq!(fs::read(data.join("never")).expect("there"), b"");
+        // Once it is gone there is no more to lose.
+        assert_eq!(lose_power(&data, false, &mut StdRng::seed_from_u64(1)).expect("it cuts"), Loss::default());
+    }
+
+    #[test]
+    fn a_torn_write_keeps_what_was_synced_and_garbles_the_rest() {
+        for seed in 0..20 {
+            let (directory, _library, _control) = written();
+            let data = directory.path().join("data");
+            let loss = lose_power(&data, true, &mut StdRng::seed_from_u64(seed)).expect("it cuts");
+            let left = fs::read(data.join("log")).expect("there");
+            assert!(left.starts_with(b"kept") && left.len() <= 8 && !left.starts_with(b"keptlost"), "{left:?}");
+            if loss.torn > 0 {
+                return;
+            }
+        }
+        panic!("in 20 tries nothing was torn");
+    }
+}
