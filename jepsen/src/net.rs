@@ -118,11 +118,17 @@ fn sweep() {
         let Ok(name) = entry.file_name().into_string() else { continue };
         let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-')).and_then(|(pid, _)| pid.parse::<i32>().ok());
         if let Some(pid) = pid
-            && kill(Pid::from_raw(pid), None).is_err()
+            && !lives(pid)
         {
             remove(&name);
         }
     }
+}
+
+/// Whether a process is there, and is more than an entry that nobody has asked for yet.
+fn lives(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().find_map(|line| line.strip_prefix("State:")).is_some_and(|state| !state.trim().starts_with('Z'))
 }
 
 /// Ends what runs in a namespace of ours, and removes it.
