@@ -1,4 +1,5 @@
-//! What clients saw, as JSON lines: the evidence that a verdict rests on.
+//! What clients saw, as JSON lines: the evidence that a verdict rests on. A process does one thing at a time: what it begins
+//! has no outcome yet, and its next entry of that name tells it (see [`crate::checker::operations`]).
 
 use std::fs::File;
 use std::io::{BufWriter, Write};

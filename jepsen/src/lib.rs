@@ -1,6 +1,7 @@
 //! Fault injection for Praetor, as a black box: real processes, known by the path of their binary and by what they
 //! answer. `tests/` borrows its process control and its clients.
 
+pub mod checker;
 pub mod client;
 pub mod cluster;
 pub mod database;
