@@ -4,6 +4,7 @@
 pub mod checker;
 pub mod client;
 pub mod cluster;
+pub mod control;
 pub mod database;
 pub mod dev;
 pub mod failover;
@@ -12,6 +13,7 @@ pub mod matrix;
 mod native;
 pub mod nemesis;
 pub mod net;
+pub mod planted;
 pub mod ports;
 pub mod postgres;
 pub mod preload;

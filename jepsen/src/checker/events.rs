@@ -197,7 +197,9 @@ mod tests {
         };
         let with = |ids: &[&str]| {
             let mut found = all();
-            ids.iter().for_each(|id| found[*id] = json!(1));
+            for id in ids {
+                found[*id] = json!(1);
+            }
             found
         };
         assert!(matches!(written().consumed("c", &["6", "1", "5"]).found(with(&["5", "6"])), Verdict::Valid(_)));

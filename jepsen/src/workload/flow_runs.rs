@@ -143,7 +143,7 @@ pub(super) async fn check(cluster: &Cluster, history: &History) -> Verdict {
         let path = format!("/flow_runs/{}", run["id"].as_str()?);
         let set = posted(http, &format!("{path}/set_state"), &json!({"state": state(Kind::Pending, id + 1)})).await?;
         let (_, seen) = http.get(&path).await.ok()?;
-        (set["status"] == "ACCEPT" && seen["state"]["message"] == (id + 1).to_string()).then_some(())
+        (set["status"] == "ACCEPT" && seen_of(&seen)["tag"] == id + 1).then_some(())
     })
     .await;
     runs::check(&history.entries()).and(healed)

@@ -42,8 +42,7 @@ const EVENT: &str = "jepsen.published";
 /// Names the published `prefect` program; `python` lies beside it.
 const PREFECT_VARIABLE: &str = "PRAETOR_TEST_PREFECT";
 
-/// Puts load on the servers at the context's APIs until it stops.
-pub async fn run(context: Context) {
+pub(super) async fn run(context: Context) {
     let publishers = (0..PUBLISHERS).map(|number| publish(context.clone(), number));
     let subscribers = (0..context.apis.len()).map(|node| subscribe(context.clone(), node));
     let all = futures_util::future::join(futures_util::future::join_all(publishers), futures_util::future::join_all(subscribers));
