@@ -17,6 +17,7 @@ use crate::api::page;
 use crate::api::slot_queue::{Place, SlotQueue};
 use crate::app::App;
 use crate::clock::Timestamp;
+use crate::config::Planted;
 use crate::events::lifecycle::{self, Action};
 use crate::id::LeaseId;
 use crate::limits;
@@ -251,6 +252,9 @@ async fn in_turn(app: &App, queue: &SlotQueue, name: &'static str, wanted: Wante
         if place.is_some() || !queue.is_waited_for(&ids) {
             let taken = match &wanted.lease {
                 None => unleased::take(&mut tx, &active, slots, now, waits).await?.then_some(None),
+                Some((lasting, holder)) if Planted::NoLimit.is_here() => {
+                    Some(Some(leases::insert(&mut tx, &ids, slots, *lasting, holder.clone(), now).await?.id))
+                }
                 Some((lasting, holder)) => {
                     leases::take(&mut tx, &ids, slots, *lasting, holder.clone(), now, waits).await?.map(|lease| Some(lease.id))
                 }

@@ -19,6 +19,7 @@ use crate::api::error::{ApiError, chain};
 use crate::api::hints;
 use crate::app::App;
 use crate::bus::{Position, Topic};
+use crate::config::Planted;
 use crate::id::TaskRunId;
 use crate::limits;
 use crate::model::task_run::TaskRun;
@@ -56,7 +57,7 @@ pub struct Delivery {
 impl Delivery {
     /// The worker has it.
     pub fn acknowledge(mut self) {
-        self.acknowledged = true;
+        self.acknowledged = !Planted::AckIgnored.is_here();
     }
 }
 

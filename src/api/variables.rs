@@ -11,6 +11,7 @@ use crate::api::extract::{Embedded, Json, Path};
 use crate::api::openapi::{Routes, get, post};
 use crate::api::page;
 use crate::app::App;
+use crate::config::planted;
 use crate::events::lifecycle::{self, Action};
 use crate::id::VariableId;
 use crate::model::filter::variable::VariableFilter;
@@ -46,7 +47,8 @@ async fn create(State(app): State<App>, Json(body): Json<VariableCreate>) -> Res
 }
 
 async fn read(app: &App, key: &Key) -> Result<Json<Variable>, ApiError> {
-    store::read(&mut app.read("variables.read").await?, key).await?.map(Json).ok_or_else(missing)
+    let read = store::read(&mut app.read("variables.read").await?, key).await?;
+    planted::stale(|| format!("variables {key:?}"), read).map(Json).ok_or_else(missing)
 }
 
 /// Read a variable by id.

@@ -16,6 +16,7 @@ use super::framing::{self, FileCheck, Kind};
 use super::rules::Rules;
 use super::state::StateError;
 use super::wire::proto;
+use crate::config::Planted;
 
 const CHUNK_RECORDS: usize = 4_096;
 
@@ -72,7 +73,7 @@ impl Seen {
     /// Whether this id was appended to this stream, and where.
     pub fn position(&self, stream: u32, id: Uuid) -> Option<Position> {
         let key = key(stream, id);
-        if id.is_nil() { None } else { self.positions[part_of(&key)].get(&key).copied() }
+        if id.is_nil() || Planted::NoDedupe.is_here() { None } else { self.positions[part_of(&key)].get(&key).copied() }
     }
 
     /// Notes an id as appended at `position`, unless it is there: then says where it was appended before. The nil id is never noted.
@@ -82,6 +83,7 @@ impl Seen {
         }
         let key = key(stream, id);
         match self.positions[part_of(&key)].entry(key) {
+            Entry::Occupied(_) if Planted::NoDedupe.is_here() => None,
             Entry::Occupied(before) => Some(*before.get()),
             Entry::Vacant(vacant) => {
                 vacant.insert(position);

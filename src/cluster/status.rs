@@ -12,6 +12,7 @@ use super::core::Core;
 use super::limits;
 use super::replicated_bus;
 use super::types::cluster_pb as pb;
+use crate::config::Planted;
 use crate::telemetry::metrics as telemetry;
 
 /// The group as one node sees it.
@@ -135,13 +136,14 @@ pub(super) fn status(core: &Core) -> ClusterStatus {
             .map(|(name, position)| GroupStatus { name, position, behind: stream.last.saturating_sub(position) })
             .collect(),
     });
+    let hidden = u64::from(Planted::EpochBack.is_here() && metrics.last_log_index.unwrap_or(0) % 2 == 1);
     ClusterStatus {
         cluster_id: core.identity.cluster_id(),
         node_id: core.node_id(),
         role: role(core),
         leader: metrics.current_leader,
         services_leader: view.services.map(|services| services.node),
-        epoch: view.newest_epoch,
+        epoch: view.newest_epoch.saturating_sub(hidden),
         term: metrics.current_term,
         log_index: metrics.last_log_index.unwrap_or(0),
         applied_index: metrics.last_applied.map_or(0, |id| id.index),

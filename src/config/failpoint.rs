@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::planted::Planted;
 use super::reader::FromText;
 
 /// A place, written `NAME=kill` or `NAME=stop` in the setting.
@@ -21,6 +22,8 @@ pub enum Failpoint {
     ServiceHangs,
     /// `cluster.raft=stop`: Raft stops once this node is ready, for no reason of the disk.
     RaftStops,
+    /// A bug of its own, in builds that have it.
+    Planted(Planted),
 }
 
 impl Failpoint {
@@ -54,9 +57,11 @@ impl FromText for Failpoint {
             "services.before_fence=stop" => Ok(Self::ServicesBeforeFence),
             "services.tick=hang" => Ok(Self::ServiceHangs),
             "cluster.raft=stop" => Ok(Self::RaftStops),
-            _ => Err("outbox.after_commit=kill, outbox.after_publish=kill, services.before_fence=stop, services.tick=hang or \
-                      cluster.raft=stop, and is for tests only"
-                .to_owned()),
+            _ => Planted::of(text).map(Self::Planted).ok_or_else(|| {
+                "outbox.after_commit=kill, outbox.after_publish=kill, services.before_fence=stop, services.tick=hang or \
+                 cluster.raft=stop, and is for tests only"
+                    .to_owned()
+            }),
         }
     }
 }

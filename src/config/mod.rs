@@ -14,6 +14,7 @@ mod database;
 mod events;
 mod failpoint;
 mod orchestration;
+pub mod planted;
 mod reader;
 mod secret;
 mod server;
@@ -29,6 +30,7 @@ pub use database::{DatabaseSettings, DatabaseTls};
 pub use events::EventsSettings;
 pub use failpoint::Failpoint;
 pub use orchestration::OrchestrationSettings;
+pub use planted::Planted;
 use reader::Reader;
 pub use reader::Variables;
 pub use secret::Secret;
@@ -113,6 +115,9 @@ impl Settings {
             notes: Vec::new(),
             home,
         };
+        if let Some(Failpoint::Planted(bug)) = settings.failpoint {
+            bug.plant();
+        }
         let embedded = settings.database.url.expose().starts_with("sqlite");
         if embedded && settings.database.url.expose().contains(":memory:") && settings.cluster.peers.len() > 1 {
             reader.problem(

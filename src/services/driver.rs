@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::status::Board;
 use super::{Done, Lead, Service, ServiceError, Tick, consumer, unpanicked};
 use crate::app::App;
+use crate::config::Planted;
 use crate::limits;
 use crate::store::{StoreError, fence};
 use crate::telemetry::{chain, metrics};
@@ -88,6 +89,9 @@ async fn lead_services(lead: &Lead, leadership: &Leadership, board: &Board, stop
     tokio::select! {
         () = &mut ended => {}
         never = &mut handing_over => match never {},
+    }
+    if Planted::NoFence.is_here() {
+        tokio::time::sleep(Duration::from_secs(3)).await;
     }
     stop.cancel();
     join_all(running).await;

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use super::{Done, Lead, ServiceError, Tick};
 use crate::clock::Timestamp;
+use crate::config::Planted;
 use crate::limits;
 use crate::orchestration::Context;
 use crate::store::{leases, slots};
@@ -75,7 +76,7 @@ impl Tick for Repossessor {
             }
         }
         let now = lead.app.now();
-        if !self.may_take_back(now) {
+        if !self.may_take_back(now) || Planted::LeaseLeak.is_here() {
             return Ok(Done { items, more: false });
         }
         let mut tx = lead.begin("repossessor.take_back").await?;

@@ -120,7 +120,7 @@ pub(super) async fn check(cluster: &Cluster, history: &History) -> anyhow::Resul
     connection.execute("UPDATE praetor.lease SET expires = now() - interval '1 second'").await?;
     let first = *cluster.running().first().context("a node runs")?;
     let http = cluster.http(first);
-    let mut wrong = Verdict::Valid("all free".to_owned());
+    let mut verdict = Verdict::Valid("each limit was looked at".to_owned());
     for (name, limit) in LIMITS {
         let mut last = None;
         // Too long is said by what is counted then.
@@ -131,9 +131,9 @@ pub(super) async fn check(cluster: &Cluster, history: &History) -> anyhow::Resul
         .await;
         let last = last.with_context(|| format!("{name} cannot be read"))?;
         history.add("observer", "settled", json!({"name": name, "active": last}), Some(Outcome::Ok));
-        wrong = wrong.and(healed(cluster, name, limit).await);
+        verdict = verdict.and(healed(cluster, name, limit).await);
     }
-    Ok(slots::check(&history.entries()).and(wrong))
+    Ok(slots::check(&history.entries()).and(verdict))
 }
 
 /// All slots of a limit can be taken at once, are counted, and can be given back, at each node.

@@ -13,6 +13,7 @@ use crate::api::filters::{bulk_items, bulk_limit};
 use crate::api::job_variables;
 use crate::api::openapi::{Routes, get, patch, post};
 use crate::app::App;
+use crate::config::planted;
 use crate::id::FlowRunId;
 use crate::model::Patch;
 use crate::model::filter::Filters;
@@ -34,6 +35,7 @@ pub fn router() -> Routes {
 /// Read a flow run.
 async fn read(State(app): State<App>, Path(id): Path<FlowRunId>) -> Result<Json<FlowRunResponse>, ApiError> {
     let run = store::read(&mut app.read("flow_runs.read").await?, id).await?.ok_or_else(missing)?;
+    let run = planted::stale(|| format!("flow_runs {id:?}"), run);
     Ok(Json(run.at(app.now())))
 }
 

@@ -10,7 +10,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use uuid::Uuid;
 
-use crate::config::ActionsSettings;
+use crate::config::{ActionsSettings, Planted};
 use crate::limits;
 
 /// The header by which a receiver knows a repetition.
@@ -92,6 +92,7 @@ impl Http {
             let name: HeaderName = name.parse().map_err(|_| format!("{name} is no name of a header"))?;
             headers.insert(name.clone(), HeaderValue::from_str(value).map_err(|_| format!("the header {name} has no usable value"))?);
         }
+        let invocation = if Planted::ActionKey.is_here() { crate::id::v4() } else { invocation };
         headers.insert(IDEMPOTENCY_KEY, HeaderValue::from_str(&invocation.to_string()).map_err(|error| error.to_string())?);
         let mut building =
             client.request(method, url).headers(headers).timeout(request.timeout.unwrap_or(settings.timeout)).body(request.body);
