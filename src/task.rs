@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -143,6 +144,24 @@ impl Tasks {
         self.inner.tracker.wait().await;
         Stopped::Dropped(left)
     }
+}
+
+/// Runs work that blocks, as reading and writing files does, on a thread for such work.
+///
+/// # Errors
+/// When the work panicked, or the runtime is going down.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    #[cfg(test)]
+    if INLINE.get() {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Whether [`blocking`] runs its work here and now: in a simulation no other thread may take part.
+    pub(crate) static INLINE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
 /// What a panic said.

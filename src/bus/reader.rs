@@ -17,6 +17,7 @@ use super::rules::{Limits, Rules};
 use super::segment::{Cache, Segment};
 use super::stream::{Found, Stream, slice};
 use super::{BusError, Entry, Key, Position, ReadLimit, Topic};
+use crate::task;
 
 /// What the writer and all readers share.
 #[derive(Debug)]
@@ -252,7 +253,7 @@ impl BusReader {
             return Ok(entries);
         }
         let (first, bytes) = (segment.first, segment.bytes);
-        let loaded = tokio::task::spawn_blocking(move || segment.load()).await.map_err(|_| BusError::Closed)?;
+        let loaded = task::blocking(move || segment.load()).await.map_err(|_| BusError::Closed)?;
         let entries = loaded.map_err(|error| BusError::Damaged(error.to_string()))?;
         self.shared.cache.lock().put(stream, first, entries.clone(), bytes, self.shared.limits.cache_bytes_max);
         Ok(entries)

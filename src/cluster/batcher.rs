@@ -140,8 +140,9 @@ pub(super) async fn run(core: Arc<Core>, mut queue: Queue) {
     loop {
         let Ok(permit) = in_flight.clone().acquire_owned().await else { return };
         let waiting = tokio::select! {
-            waiting = queue.next() => waiting,
+            biased;
             () = stopping.cancelled() => return,
+            waiting = queue.next() => waiting,
         };
         let Some(waiting) = waiting else { return };
         let mut batch = InFlight::new(core.clone(), forwarder.clone(), waiting);
@@ -229,10 +230,12 @@ impl InFlight {
         let deadline = tokio::time::sleep_until(self.last_deadline);
         match attempt {
             Attempt::Here(pending) => tokio::select! {
+                biased;
                 outcome = pending.outcome() => outcome,
                 () = deadline => Outcome::Unknown("no majority took it in time".into()),
             },
             Attempt::There { leader, outcome } => tokio::select! {
+                biased;
                 outcome = outcome => outcome.unwrap_or_else(|_| Outcome::Unknown("the connection to the leader broke".into())),
                 () = leader_is_not(&self.core, leader) => Outcome::Unknown("the leader has changed".into()),
                 () = deadline => Outcome::Unknown("the leader did not answer in time".into()),

@@ -22,8 +22,9 @@ pub(super) async fn run(core: Arc<Core>, batcher: Batcher) {
     let mut compared = 0;
     loop {
         tokio::select! {
-            _ = tick.tick() => {}
+            biased;
             () = stopping.cancelled() => return,
+            _ = tick.tick() => {}
         }
         let metrics = core.metrics();
         let snapshot = metrics.snapshot.map_or(0, |id| id.index);

@@ -14,7 +14,7 @@ use super::config::{ClusterConfig, ClusterError};
 use super::identity::Identity;
 use super::limits;
 use super::log_feed::LogFeed;
-use super::log_store::LogStore;
+use super::log_store::Log;
 use super::peers::{Line, Peers};
 use super::proposer::Proposer;
 use super::snapshots::Snapshots;
@@ -32,7 +32,7 @@ pub(super) struct Core {
     pub identity: Arc<Identity>,
     pub peers: Peers,
     pub raft: Raft,
-    pub log: LogStore,
+    pub log: Arc<dyn Log>,
     pub snapshots: Arc<Snapshots>,
     pub progress: Arc<Progress>,
     pub reader: BusReader,
@@ -96,6 +96,10 @@ impl Core {
 
     /// How long ago a majority was heard of: as leader by their answers, else by a leader's word.
     pub(super) fn quorum_age(&self) -> Option<Duration> {
+        #[cfg(test)]
+        if super::simulation::planted() == Some(super::simulation::Bug::NeverLetsGo) {
+            return Some(Duration::ZERO);
+        }
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         if metrics.state == ServerState::Leader {
@@ -115,6 +119,10 @@ impl Core {
     /// # Errors
     /// When this node is not a leader that a majority follows.
     pub(super) async fn read_index(&self) -> Result<u64, ClusterError> {
+        #[cfg(test)]
+        if super::simulation::planted() == Some(super::simulation::Bug::ReadsStale) {
+            return Ok(*self.progress.applied().borrow());
+        }
         let linearizer =
             self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await.map_err(|error| ClusterError::Unavailable(error.to_string()))?;
         Ok(linearizer.read_log_id().index())

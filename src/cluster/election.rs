@@ -39,10 +39,11 @@ pub(super) async fn run(core: Arc<Core>, batcher: Batcher) {
     let mut nobody_since: Option<Instant> = None;
     loop {
         tokio::select! {
+            biased;
+            () = stopping.cancelled() => break,
             _ = tick.tick() => {}
             _ = view.changed() => {}
             changed = openraft::async_runtime::WatchReceiver::changed(&mut metrics) => if changed.is_err() { break },
-            () = stopping.cancelled() => break,
         }
         if core.is_draining() {
             continue;

@@ -4,7 +4,7 @@
 //! order. When the stream breaks, what was in flight on it is *unknown*: the sender tries again, and the ids of the messages
 //! make that safe.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -21,7 +21,7 @@ use super::types::cluster_pb as pb;
 use crate::bus::command::Reply;
 
 /// Batches on their way to one leader, by sequence; `None` once the stream has broken.
-type Waiting = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Outcome>>>>>;
+type Waiting = Arc<Mutex<Option<BTreeMap<u64, oneshot::Sender<Outcome>>>>>;
 
 struct Link {
     leader: u64,
@@ -70,7 +70,7 @@ impl Forwarder {
 fn open(core: &Arc<Core>, leader: u64) -> Option<Link> {
     let mut client = core.service(&core.address(leader)?).ok()?;
     let (requests, outgoing) = mpsc::channel(limits::PROPOSALS_IN_FLIGHT);
-    let waiting: Waiting = Arc::new(Mutex::new(Some(HashMap::new())));
+    let waiting: Waiting = Arc::new(Mutex::new(Some(BTreeMap::new())));
     let answers = waiting.clone();
     let call = core.peers.request(leader, ReceiverStream::new(outgoing));
     core.tasks.spawn("cluster.forward", async move {

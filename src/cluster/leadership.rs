@@ -47,9 +47,10 @@ pub(super) async fn watch_services(core: Arc<Core>, leadership: watch::Sender<Se
     let stopping = core.tasks.stopping();
     loop {
         tokio::select! {
+            biased;
+            () = stopping.cancelled() => break,
             changed = view.changed() => if changed.is_err() { break },
             _ = tick.tick() => {}
-            () = stopping.cancelled() => break,
         }
         let current = {
             let view = view.borrow_and_update();

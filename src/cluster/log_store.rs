@@ -14,6 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use async_trait::async_trait;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{EntryPayload, OptionalSend};
 use parking_lot::RwLock;
@@ -38,6 +39,25 @@ pub(super) struct LogStore {
     on_failure: OnFailure,
 }
 
+/// What this module asks of a node's log, beside what Raft does with it.
+#[async_trait]
+pub(super) trait Log: Send + Sync + 'static {
+    /// Whether nothing was ever written: a node with a log or a vote is not pristine.
+    fn is_pristine(&self) -> bool;
+
+    /// Bytes of payload appended since the process started, for deciding when to take a snapshot.
+    fn appended_bytes(&self) -> u64;
+
+    /// The index up to which the log may be dropped so that about `keep_bytes` of it stay, if there is more.
+    fn index_beyond(&self, keep_bytes: u64) -> Option<u64>;
+
+    /// Waits until everything handed over so far is on disk.
+    ///
+    /// # Errors
+    /// When the flush fails.
+    async fn flush(&self) -> io::Result<()>;
+}
+
 impl LogStore {
     /// Opens the log in `folder`, creating both where they do not exist.
     ///
@@ -53,41 +73,6 @@ impl LogStore {
         config.log_cache_capacity = Some(limits::RAFT_LOG_CACHE_BYTES);
         let log = RaftLog::open(Arc::new(config))?;
         Ok(Self { log: Arc::new(RwLock::new(log)), appended_bytes: Arc::default(), on_failure })
-    }
-
-    /// Whether anything was ever written: a node with a log or a vote is not pristine.
-    pub(super) fn is_pristine(&self) -> bool {
-        let log = self.log.read();
-        let state = log.log_state();
-        state.vote().is_none() && state.last().is_none()
-    }
-
-    /// Bytes of payload appended since the process started, for deciding when to take a snapshot.
-    pub(super) fn appended_bytes(&self) -> u64 {
-        self.appended_bytes.load(Ordering::Relaxed)
-    }
-
-    /// The index up to which the log may be dropped so that about `keep_bytes` of it stay, if there is more.
-    pub(super) fn index_beyond(&self, keep_bytes: u64) -> Option<u64> {
-        let stat = self.log.read().stat();
-        let mut bytes = stat.open_chunk.size;
-        for chunk in stat.closed_chunks.iter().rev() {
-            if bytes >= keep_bytes {
-                return chunk.log_state.last().map(|id| id.index);
-            }
-            bytes += chunk.size;
-        }
-        None
-    }
-
-    /// Waits until everything handed over so far is on disk.
-    ///
-    /// # Errors
-    /// When the flush fails.
-    pub(super) async fn flush(&self) -> io::Result<()> {
-        let (callback, done) = FlushCallback::waiting(&self.on_failure);
-        self.write("flushing the Raft log", |log| log.flush(true, Some(callback)))?;
-        done.await.map_err(|_| io::Error::other("the log's writer has stopped"))?
     }
 
     /// Runs one write and reports its failure.
@@ -113,6 +98,37 @@ impl LogStore {
             entries.push(Entry { log_id: id.into(), payload: payload.into_entry()? });
         }
         Ok(entries)
+    }
+}
+
+#[async_trait]
+impl Log for LogStore {
+    fn is_pristine(&self) -> bool {
+        let log = self.log.read();
+        let state = log.log_state();
+        state.vote().is_none() && state.last().is_none()
+    }
+
+    fn appended_bytes(&self) -> u64 {
+        self.appended_bytes.load(Ordering::Relaxed)
+    }
+
+    fn index_beyond(&self, keep_bytes: u64) -> Option<u64> {
+        let stat = self.log.read().stat();
+        let mut bytes = stat.open_chunk.size;
+        for chunk in stat.closed_chunks.iter().rev() {
+            if bytes >= keep_bytes {
+                return chunk.log_state.last().map(|id| id.index);
+            }
+            bytes += chunk.size;
+        }
+        None
+    }
+
+    async fn flush(&self) -> io::Result<()> {
+        let (callback, done) = FlushCallback::waiting(&self.on_failure);
+        self.write("flushing the Raft log", |log| log.flush(true, Some(callback)))?;
+        done.await.map_err(|_| io::Error::other("the log's writer has stopped"))?
     }
 }
 

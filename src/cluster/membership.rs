@@ -32,6 +32,7 @@ pub(super) async fn bootstrap(core: Arc<Core>) {
             said = Some(waiting_for);
         }
         tokio::select! {
+            biased;
             () = tokio::time::sleep(Duration::from_millis(100)) => {}
             () = stopping.cancelled() => return,
         }

@@ -32,42 +32,36 @@ mod proposer;
 mod replicated_bus;
 mod rpc;
 mod snapshots;
+mod start;
 mod state_machine;
 mod status;
 mod types;
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use self::core::{Contact, Core, Raft};
-use batcher::{Batcher, Queue};
+use self::core::Core;
+use batcher::Batcher;
 pub use config::{ClusterConfig, ClusterError, EXIT_STORAGE_FAILED, OnStorageFailure, Token};
-use identity::Identity;
 pub use leadership::ServicesLeadership;
 pub use log_feed::{Heard, LogFeed, LogSubscription};
-use log_store::LogStore;
-use peers::Peers;
-use proposer::Proposer;
 use replicated_bus::ReplicatedBus;
-use snapshots::Snapshots;
-use state_machine::{Progress, StateMachine};
 pub use status::{ClusterStatus, GroupStatus, NodeStatus, StreamStatus};
 
 use crate::bus::Bus;
 use crate::bus::command::Command;
-use crate::bus::state::BusState;
 use crate::config::Failpoint;
-use crate::task::Tasks;
 
 /// Threads of Raft's own runtime: one may apply entries while the other answers heartbeats. With fewer than four cores
 /// there is one, since two would only take turns, at the price of waking each other (a fifth of the bus's throughput
@@ -110,7 +104,7 @@ impl Cluster {
             .map_err(ClusterError::storage("starting Raft's threads"))?;
         let (batcher, queue) = Batcher::new();
         let (leadership, services) = watch::channel(ServicesLeadership::unknown());
-        let starting = runtime.spawn(open(config, batcher.clone(), queue, leadership));
+        let starting = runtime.spawn(start::open(config, batcher.clone(), queue, leadership));
         match starting.await {
             Ok(Ok(core)) => {
                 let bus = Arc::new(ReplicatedBus::new(batcher.clone(), core.reader.clone()));
@@ -270,123 +264,4 @@ impl Drop for Cluster {
             runtime.shutdown_background();
         }
     }
-}
-
-/// Runs on Raft's runtime, so that openraft's tasks stay there.
-async fn open(
-    config: ClusterConfig,
-    batcher: Batcher,
-    queue: Queue,
-    leadership: watch::Sender<ServicesLeadership>,
-) -> Result<Arc<Core>, ClusterError> {
-    let identity = Arc::new(Identity::open(&config.data_dir, config.node_id)?);
-    let listener = match config.listen {
-        Some(address) => Some(TcpListener::bind(address).await.map_err(|source| ClusterError::Listen { address, source })?),
-        None => None,
-    };
-    let log = LogStore::open(&config.data_dir.join("raft"), config.on_storage_failure.clone())
-        .map_err(ClusterError::storage("opening the Raft log"))?;
-    if identity.has_history() && log.is_pristine() {
-        return Err(ClusterError::Refused(format!(
-            "node {} has taken part in cluster {}, and its Raft log is gone: a node that lost its log must come back as a new one, \
-             with an empty data directory and an id that was never used",
-            config.node_id,
-            identity.cluster_id().unwrap_or_default()
-        )));
-    }
-    let snapshots = Arc::new(Snapshots::open(&config.data_dir.join("snapshots")).map_err(ClusterError::storage("opening the snapshots"))?);
-    let (state, reader) = BusState::open(&config.data_dir.join("bus"), config.bus.clone())?;
-    let progress = Progress::new();
-    let machine = StateMachine::new(state, progress.clone(), snapshots.clone(), config.on_storage_failure.clone());
-    let peers = Peers::new(identity.clone(), config.token.clone());
-    let raft: Raft = openraft::Raft::new(
-        config.node_id,
-        Arc::new(raft_config(&config)?),
-        network::NetworkFactory { peers: peers.clone() },
-        log.clone(),
-        machine,
-    )
-    .await
-    .map_err(|fatal| ClusterError::Stopped(fatal.to_string()))?;
-    let proposer = Proposer::new(raft.clone(), progress.clone(), config.clock.clone());
-    let core = Arc::new(Core {
-        config,
-        identity,
-        peers,
-        raft,
-        log,
-        snapshots,
-        progress,
-        reader,
-        proposer,
-        contact: Contact::new(),
-        tasks: Tasks::new(),
-        draining: AtomicBool::new(false),
-        unwell_until: parking_lot::Mutex::new(None),
-        unfit: parking_lot::Mutex::new(None),
-        probes: parking_lot::Mutex::default(),
-        recovered: AtomicBool::new(false),
-        logs: LogFeed::default(),
-    });
-    let tasks = &core.tasks;
-    if let Some(listener) = listener {
-        let stopping = tasks.stopping();
-        let serving = rpc::serve(core.clone(), listener);
-        tasks.spawn("cluster.rpc", async move {
-            tokio::select! {
-                () = serving => {}
-                () = stopping.cancelled() => {}
-            }
-        });
-    }
-    tasks.spawn("cluster.batcher", batcher::run(core.clone(), queue));
-    tasks.spawn("cluster.bootstrap", bootstrap(core.clone()));
-    tasks.spawn("cluster.election", election::run(core.clone(), batcher.clone()));
-    tasks.spawn("cluster.leadership", leadership::watch_services(core.clone(), leadership));
-    tasks.spawn("cluster.compaction", compaction::run(core.clone(), batcher));
-    tasks.spawn("cluster.probe", status::probe(core.clone()));
-    tasks.spawn("cluster.log_feed", log_feed::follow_others(core.clone()));
-    Ok(core)
-}
-
-async fn bootstrap(core: Arc<Core>) {
-    membership::bootstrap(core.clone()).await;
-    if core.unfit.lock().is_some() {
-        return;
-    }
-    if let Err(error) = core.identity.begin_history() {
-        core.set_unfit(error.to_string());
-        return;
-    }
-    let stopping = core.tasks.stopping();
-    tokio::select! {
-        recovered = core.raft.wait_for_recovery(None) => {
-            if recovered.is_ok() {
-                core.recovered.store(true, Ordering::Relaxed);
-            }
-        }
-        () = stopping.cancelled() => {}
-    }
-}
-
-fn raft_config(config: &ClusterConfig) -> Result<openraft::Config, ClusterError> {
-    let shortest = config.election.0.as_millis() as u64;
-    let raft = openraft::Config {
-        cluster_name: "praetor".into(),
-        heartbeat_interval: config.heartbeat.as_millis() as u64,
-        election_timeout_min: shortest,
-        election_timeout_max: (config.election.1.as_millis() as u64).max(shortest + 1),
-        enable_pre_vote: Some(true),
-        // The state is rebuilt from snapshot and log at every start; only a leader elected anew knows what is committed.
-        enable_leader_restore: Some(false),
-        // `compaction` decides when.
-        snapshot_policy: openraft::SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: limits::LOG_KEPT_ENTRIES,
-        // A follower is sent a snapshot when the log it needs is gone, not when it merely lags.
-        replication_lag_threshold: u64::MAX / 2,
-        install_snapshot_timeout: limits::SNAPSHOT_TRANSFER.as_millis() as u64,
-        purge_batch_size: 1024,
-        ..Default::default()
-    };
-    raft.validate().map_err(|error| ClusterError::Config(format!("the times of the group do not fit together: {error}")))
 }

@@ -4,6 +4,7 @@
 //! keeps to the time that openraft gives it. A node that cannot be reached is an error, never an answer: an invented grant of
 //! a pre-vote would let a node which is cut off disturb the group.
 
+use std::fs::File;
 use std::future::Future;
 use std::io::Read as _;
 use std::sync::Arc;
@@ -21,7 +22,6 @@ use openraft::raft::{
 };
 use openraft::storage::Snapshot;
 use openraft::{OptionalSend, RPCTypes};
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
@@ -30,6 +30,7 @@ use super::limits;
 use super::peers::{Line, Peers};
 use super::snapshots::SnapshotFolder;
 use super::types::{PeerNode, TypeConfig, Vote, raft_pb as pb};
+use crate::task;
 use pb::raft_client::RaftClient;
 
 type CommittedLeaderId = openraft::alias::CommittedLeaderIdOf<TypeConfig>;
@@ -243,6 +244,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         let mut client = self.client(Line::Snapshot)?;
         let call = client.install_snapshot(self.peers.request(self.target, parts));
         let reply = tokio::select! {
+            biased;
             reply = self.within(RPCTypes::InstallSnapshot, option.soft_ttl(), call) => reply?,
             closed = cancel => return Err(StreamingError::Closed(closed)),
         };
@@ -256,45 +258,60 @@ impl RaftNetworkV2<TypeConfig> for Network {
     }
 }
 
-/// The snapshot as blocks, read on a thread of its own a few blocks ahead of the network.
+/// The snapshot as blocks, read as the network takes them.
 fn snapshot_parts(vote: &Vote, folder: Arc<SnapshotFolder>) -> impl Stream<Item = pb::SnapshotPart> + Send + 'static {
-    let (sender, receiver) = tokio::sync::mpsc::channel(4);
     let head = pb::SnapshotHead { vote: Some(convert::vote_to_wire(vote)), manifest: Some(folder.manifest().clone()) };
-    tokio::task::spawn_blocking(move || {
-        let send = |part| {
-            // Nobody listens any more: the transfer was given up.
-            sender.blocking_send(pb::SnapshotPart { part: Some(part) }).map_err(|_| std::io::Error::from(std::io::ErrorKind::BrokenPipe))
-        };
-        let result = (|| {
-            send(pb::snapshot_part::Part::Head(head))?;
-            for (number, file) in folder.manifest().files.iter().enumerate() {
-                let mut reader = std::fs::File::open(folder.path().join(&file.name))?.take(file.length);
-                let mut offset = 0;
-                while offset < file.length {
-                    let mut data = Vec::with_capacity(limits::SNAPSHOT_BLOCK_BYTES);
-                    reader.by_ref().take(limits::SNAPSHOT_BLOCK_BYTES as u64).read_to_end(&mut data)?;
-                    if data.is_empty() {
-                        return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof));
-                    }
-                    let length = data.len() as u64;
-                    send(pb::snapshot_part::Part::Block(pb::SnapshotBlock {
-                        file: number as u32,
-                        offset,
-                        checksum: crc32fast::hash(&data),
-                        data: data.into(),
-                    }))?;
-                    offset += length;
-                }
-            }
-            Ok(())
-        })();
-        match result {
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+    let head = pb::SnapshotPart { part: Some(pb::snapshot_part::Part::Head(head)) };
+    let blocks = futures_util::stream::unfold(Blocks { folder, number: 0, offset: 0, open: None }, |mut blocks| async move {
+        let path = blocks.folder.path().to_owned();
+        let read = task::blocking(move || blocks.next().map(|block| block.map(|block| (block, blocks)))).await.flatten();
+        match read {
+            Ok(next) => next,
+            Err(error) => {
                 // The stream ends early and the receiver refuses what it has.
-                tracing::error!(path = %folder.path().display(), %error, "a snapshot could not be read to be sent");
+                tracing::error!(path = %path.display(), %error, "a snapshot could not be read to be sent");
+                None
             }
-            _ => {}
         }
     });
-    ReceiverStream::new(receiver)
+    futures_util::stream::once(std::future::ready(head)).chain(blocks)
+}
+
+/// Where the sender of a snapshot is.
+struct Blocks {
+    folder: Arc<SnapshotFolder>,
+    /// Of the file, in the manifest.
+    number: usize,
+    offset: u64,
+    open: Option<File>,
+}
+
+impl Blocks {
+    fn next(&mut self) -> std::io::Result<Option<pb::SnapshotPart>> {
+        loop {
+            let Some(file) = self.folder.manifest().files.get(self.number) else { return Ok(None) };
+            if self.offset == file.length {
+                (self.number, self.offset, self.open) = (self.number + 1, 0, None);
+                continue;
+            }
+            let open = match &mut self.open {
+                Some(open) => open,
+                None => self.open.insert(File::open(self.folder.path().join(&file.name))?),
+            };
+            let size = (limits::SNAPSHOT_BLOCK_BYTES as u64).min(file.length - self.offset);
+            let mut data = Vec::with_capacity(size as usize);
+            open.take(size).read_to_end(&mut data)?;
+            if data.is_empty() {
+                return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof));
+            }
+            let block = pb::SnapshotBlock {
+                file: self.number as u32,
+                offset: self.offset,
+                checksum: crc32fast::hash(&data),
+                data: data.into(),
+            };
+            self.offset += block.data.len() as u64;
+            return Ok(Some(pb::SnapshotPart { part: Some(pb::snapshot_part::Part::Block(block)) }));
+        }
+    }
 }

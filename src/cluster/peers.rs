@@ -4,7 +4,7 @@
 //! the cluster's id, the sender and the node it is meant for; a node that is not meant refuses it. Without this a wrong
 //! address in a configuration would make two groups talk to each other.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -23,7 +23,7 @@ const TO: &str = "praetor-to";
 const AUTHORIZATION: &str = "authorization";
 
 /// Which connection a call travels on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Line {
     /// Votes, heartbeats, hand-over: small and urgent.
     Control,
@@ -44,17 +44,33 @@ pub(super) enum Scope {
     Bootstrap,
 }
 
+/// How connections are made.
+pub(super) trait Dial: Send + Sync {
+    /// A connection that is made when the first call needs it, and again after it broke.
+    fn channel(&self, endpoint: &Endpoint) -> Channel;
+}
+
+/// Connections over the network of this machine.
+pub(super) struct Tcp;
+
+impl Dial for Tcp {
+    fn channel(&self, endpoint: &Endpoint) -> Channel {
+        endpoint.connect_lazy()
+    }
+}
+
 /// This node among the others.
 #[derive(Clone)]
 pub(super) struct Peers {
     identity: Arc<Identity>,
     token: Option<Token>,
-    channels: Arc<Mutex<HashMap<(String, Line), Channel>>>,
+    dial: Arc<dyn Dial>,
+    channels: Arc<Mutex<BTreeMap<(String, Line), Channel>>>,
 }
 
 impl Peers {
-    pub(super) fn new(identity: Arc<Identity>, token: Option<Token>) -> Self {
-        Self { identity, token, channels: Arc::default() }
+    pub(super) fn new(identity: Arc<Identity>, token: Option<Token>, dial: Arc<dyn Dial>) -> Self {
+        Self { identity, token, dial, channels: Arc::default() }
     }
 
     pub(super) fn node_id(&self) -> u64 {
@@ -67,15 +83,15 @@ impl Peers {
         if let Some(channel) = channels.get(&(address.to_owned(), line)) {
             return Ok(channel.clone());
         }
-        let channel = Endpoint::from_shared(format!("http://{address}"))
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|error| Status::invalid_argument(format!("\"{address}\" is no address: {error}")))?
             .tcp_nodelay(true)
             .connect_timeout(limits::PEER_CONNECT)
             .initial_stream_window_size(limits::PEER_STREAM_WINDOW_BYTES)
             .initial_connection_window_size(limits::PEER_CONNECTION_WINDOW_BYTES)
             .http2_keep_alive_interval(limits::PEER_STALL)
-            .keep_alive_timeout(limits::PEER_STALL)
-            .connect_lazy();
+            .keep_alive_timeout(limits::PEER_STALL);
+        let channel = self.dial.channel(&endpoint);
         channels.insert((address.to_owned(), line), channel.clone());
         Ok(channel)
     }
@@ -151,7 +167,7 @@ mod tests {
         if let Some(cluster) = cluster {
             identity.adopt(Uuid::from_u128(cluster)).expect("free");
         }
-        Peers::new(Arc::new(identity), token.map(|token| Token::new(token).expect("printable")))
+        Peers::new(Arc::new(identity), token.map(|token| Token::new(token).expect("printable")), Arc::new(Tcp))
     }
 
     #[test]

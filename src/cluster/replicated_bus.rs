@@ -69,6 +69,7 @@ impl Bus for ReplicatedBus {
 
     async fn wait_past(&self, topic: &Topic, after: Position) -> Result<Position, BusError> {
         tokio::select! {
+            biased;
             position = self.reader.wait_past(topic, after) => position,
             () = self.batcher.closed() => Err(BusError::Closed),
         }

@@ -6,16 +6,17 @@
 //! [`Peers::admit`]: super::peers::Peers::admit
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::sync::Arc;
 
-use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
+use futures_util::{Stream, StreamExt as _};
 use openraft::raft::{StreamAppendError, TransferLeaderRequest};
 use openraft::storage::Snapshot;
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
-use tonic::transport::server::TcpIncoming;
+use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
@@ -26,9 +27,13 @@ use super::snapshots::SnapshotFolder;
 use super::status;
 use super::types::{Vote, cluster_pb, raft_pb};
 use super::{forward, leadership, limits};
+use crate::task;
 
 /// Serves the other nodes until the node stops.
-pub(super) async fn serve(core: Arc<Core>, listener: TcpListener) {
+pub(super) async fn serve<IO>(core: Arc<Core>, incoming: impl Stream<Item = io::Result<IO>>)
+where
+    IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
     let service = Service { core: core.clone(), forwarded: Arc::new(Semaphore::new(limits::FORWARDED_BYTES)) };
     let raft = raft_pb::raft_server::RaftServer::new(service.clone())
         .max_decoding_message_size(limits::PEER_MESSAGE_BYTES)
@@ -43,7 +48,7 @@ pub(super) async fn serve(core: Arc<Core>, listener: TcpListener) {
         .http2_keepalive_timeout(Some(limits::PEER_STALL))
         .add_service(raft)
         .add_service(cluster)
-        .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
+        .serve_with_incoming(incoming);
     if let Err(error) = served.await {
         core.set_unfit(format!("the listener for the other nodes has failed: {error}"));
     }
@@ -159,13 +164,13 @@ impl raft_pb::raft_server::Raft for Service {
 trait MapWhileOk {
     fn map_while_ok(
         self,
-    ) -> impl futures_util::Stream<Item = openraft::raft::AppendEntriesRequest<super::types::TypeConfig>> + Send + 'static;
+    ) -> impl Stream<Item = openraft::raft::AppendEntriesRequest<super::types::TypeConfig>> + Send + 'static;
 }
 
 impl MapWhileOk for Streaming<raft_pb::AppendRequest> {
     fn map_while_ok(
         self,
-    ) -> impl futures_util::Stream<Item = openraft::raft::AppendEntriesRequest<super::types::TypeConfig>> + Send + 'static {
+    ) -> impl Stream<Item = openraft::raft::AppendEntriesRequest<super::types::TypeConfig>> + Send + 'static {
         futures_util::stream::unfold(self, |mut requests| async move {
             let request = requests.message().await.ok()??;
             match convert::append_from_wire(request) {
@@ -182,7 +187,7 @@ impl MapWhileOk for Streaming<raft_pb::AppendRequest> {
 /// Writes what arrives into a folder of its own, checking every block.
 async fn receive_snapshot(core: &Core, mut parts: Streaming<raft_pb::SnapshotPart>) -> Result<(Vote, SnapshotFolder), Status> {
     use raft_pb::snapshot_part::Part;
-    let failed = |error: std::io::Error| Status::internal(format!("the snapshot could not be stored: {error}"));
+    let failed = |error: io::Error| Status::internal(format!("the snapshot could not be stored: {error}"));
     let bad = |what: &str| Status::data_loss(format!("the snapshot arrived damaged: {what}"));
     let Some(Part::Head(head)) = parts.message().await?.and_then(|part| part.part) else {
         return Err(bad("it has no head"));
@@ -193,7 +198,8 @@ async fn receive_snapshot(core: &Core, mut parts: Streaming<raft_pb::SnapshotPar
     // From here on the folder is removed if anything goes wrong.
     let folder = SnapshotFolder::staged(path, manifest).map_err(failed)?;
     for (number, file) in folder.manifest().files.iter().enumerate() {
-        let mut output = tokio::fs::File::create(folder.path().join(&file.name)).await.map_err(failed)?;
+        let target = folder.path().join(&file.name);
+        let mut output = task::blocking(move || File::create(target)).await.flatten().map_err(failed)?;
         let mut written = 0;
         while written < file.length {
             let Some(Part::Block(block)) = parts.message().await?.and_then(|part| part.part) else {
@@ -206,13 +212,13 @@ async fn receive_snapshot(core: &Core, mut parts: Streaming<raft_pb::SnapshotPar
                 return Err(bad("a block's checksum does not match"));
             }
             written += block.data.len() as u64;
-            output.write_all(&block.data).await.map_err(failed)?;
+            let write = move || output.write_all(&block.data).map(|()| output);
+            output = task::blocking(write).await.flatten().map_err(failed)?;
         }
         if written != file.length {
             return Err(bad("a file is longer than announced"));
         }
-        output.flush().await.map_err(failed)?;
-        output.sync_all().await.map_err(failed)?;
+        task::blocking(move || output.sync_all()).await.flatten().map_err(failed)?;
     }
     Ok((vote, folder))
 }

@@ -20,6 +20,7 @@ use super::snapshots::{SnapshotFolder, Snapshots};
 use super::types::{Applied, LogId, SnapshotMeta, StoredMembership, TypeConfig, raft_pb as pb};
 use crate::bus::command::Batch;
 use crate::bus::state::{BusState, SnapshotHandle, StateError};
+use crate::task;
 
 /// What the rest of the cluster module may know of the state machine while it works.
 pub(super) struct Progress {
@@ -75,6 +76,8 @@ impl StateMachine {
 
     fn apply_batch(&mut self, index: u64, bytes: bytes::Bytes) -> io::Result<Applied> {
         let batch = Batch::decode(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        #[cfg(test)]
+        let batch = super::simulation::distorted(index, batch);
         let bus = self.bus()?;
         let replies = bus.apply(index, &batch).map_err(into_io)?;
         let (checksum, at) = (bus.checksum(), bus.now_ms());
@@ -85,6 +88,11 @@ impl StateMachine {
 
     fn apply_one(&mut self, item: EntryResponder<TypeConfig>) -> io::Result<()> {
         let (entry, responder) = item;
+        #[cfg(test)]
+        let batch = match &entry.payload {
+            EntryPayload::Normal(proposal) => Some(proposal.0.clone()),
+            _ => None,
+        };
         let answer = match entry.payload {
             EntryPayload::Blank => Applied::default(),
             EntryPayload::Normal(proposal) => self.apply_batch(entry.log_id.index, proposal.0)?,
@@ -94,6 +102,12 @@ impl StateMachine {
             }
         };
         self.applied = Some(entry.log_id);
+        #[cfg(test)]
+        super::simulation::applied(
+            &entry.log_id,
+            batch.as_ref().map(|batch| (batch, answer.replies.as_slice())),
+            self.bus.as_ref().map_or(0, BusState::checksum),
+        );
         if let Some(responder) = responder {
             responder.send(answer);
         }
@@ -156,15 +170,16 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let snapshots = self.snapshots.clone();
         let folder = snapshot.clone();
         // Off this thread: it reads every file of the snapshot.
-        let restored = tokio::task::spawn_blocking(move || {
+        let restored = task::blocking(move || {
             bus.restore(folder.path()).map_err(into_io)?;
             snapshots.keep(&folder)?;
             Ok::<_, io::Error>(bus)
         })
         .await
-        .map_err(io::Error::other)
         .and_then(|result| result);
         let bus = self.failed("installing a snapshot", restored)?;
+        #[cfg(test)]
+        super::simulation::installed();
         *self.progress.checksum.lock() = (bus.applied(), bus.checksum());
         self.progress.at.store(bus.now_ms(), Ordering::Relaxed);
         self.bus = Some(bus);
@@ -178,7 +193,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot<LeaderId, u64, PeerNode, Self::SnapshotData>>> {
         let snapshots = self.snapshots.clone();
-        let newest = tokio::task::spawn_blocking(move || snapshots.newest()).await.map_err(io::Error::other)??;
+        let newest = task::blocking(move || snapshots.newest()).await??;
         Ok(newest.map(|folder| Snapshot { meta: folder.meta().clone(), snapshot: folder }))
     }
 }
@@ -199,7 +214,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     async fn build_snapshot(&mut self) -> io::Result<Snapshot<LeaderId, u64, PeerNode, Self::SnapshotData>> {
         let view = self.view.take().ok_or_else(|| io::Error::other("a snapshot is built once"))??;
         let (meta, snapshots) = (self.meta.clone(), self.snapshots.clone());
-        let folder = tokio::task::spawn_blocking(move || {
+        let folder = task::blocking(move || {
             let path = snapshots.begin()?;
             let files = view.write(&path).map_err(into_io)?;
             let manifest = pb::SnapshotManifest {
@@ -208,8 +223,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             };
             snapshots.finish(&path, manifest)
         })
-        .await
-        .map_err(io::Error::other)??;
+        .await??;
         Ok(Snapshot { meta: self.meta.clone(), snapshot: folder })
     }
 }

@@ -220,8 +220,9 @@ pub(super) async fn probe(core: Arc<Core>) {
     let stopping = core.tasks.stopping();
     loop {
         tokio::select! {
-            _ = tick.tick() => {}
+            biased;
             () = stopping.cancelled() => return,
+            _ = tick.tick() => {}
         }
         record(&core);
         let metrics = core.metrics();

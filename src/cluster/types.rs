@@ -28,7 +28,15 @@ openraft::declare_raft_types!(
         R = Applied,
         NodeId = u64,
         Node = PeerNode,
+        AsyncRuntime = Runtime,
 );
+
+/// What openraft runs on.
+#[cfg(not(test))]
+type Runtime = openraft::impls::TokioRuntime;
+/// The same, which takes its chances from a seed where a simulation asks for that.
+#[cfg(test)]
+type Runtime = super::simulation::runtime::SeededRuntime;
 
 /// An encoded batch of commands: the payload of one log entry.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::bus::rules::Limits;
 use crate::bus::state::BusState;
-use crate::cluster::log_store::{LogStore, OnFailure};
+use crate::cluster::log_store::{Log as _, LogStore, OnFailure};
 use crate::cluster::snapshots::Snapshots;
 use crate::cluster::state_machine::{Progress, StateMachine};
 use crate::cluster::types::TypeConfig;
