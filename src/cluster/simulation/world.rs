@@ -219,7 +219,14 @@ impl World {
         trace::tell(|| format!("node {id} starts"));
         trace::note(1, id);
         NODE.set(id);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+        // Drawn in any case, so that a seed means the same with and without.
+        let chance: u64 = self.rng.random();
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_time().start_paused(true);
+        #[cfg(tokio_unstable)]
+        builder.rng_seed(tokio::runtime::RngSeed::from_bytes(&chance.to_le_bytes()));
+        trace::note(6, chance);
+        let runtime = builder.build().expect("a runtime");
         let disk = self.nodes[index].disk.clone();
         let ground = Ground { log: disk, incoming: Some(self.network.listen(id)), dial: self.network.dial(id) };
         let cluster = runtime.block_on(async {
