@@ -151,7 +151,10 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        self.read(start, end, limits::RAFT_APPEND_BYTES)
+        let entries = self.read(start, end, limits::RAFT_APPEND_BYTES)?;
+        // Where the first was purged meanwhile, openraft has to find nothing. It would send what comes later as if it came next, and
+        // leave a hole in the follower's log.
+        Ok(if entries.first().is_some_and(|first| first.log_id.index == start) { entries } else { Vec::new() })
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {

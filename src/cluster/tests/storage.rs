@@ -82,6 +82,9 @@ mod restart {
         assert_eq!(log.read_committed().await.expect("read"), Some(entry(12).log_id));
         let entries = log.try_get_log_entries(..).await.expect("read");
         assert_eq!(entries, (5..15).map(entry).collect::<Vec<_>>());
+        // A follower must not be sent what lies behind a hole.
+        assert_eq!(log.limited_get_log_entries(3, 9).await.expect("read"), Vec::new());
+        assert_eq!(log.limited_get_log_entries(5, 9).await.expect("read"), (5..9).map(entry).collect::<Vec<_>>());
     }
 
     #[tokio::test]
