@@ -304,12 +304,8 @@ impl Blocks {
             if data.is_empty() {
                 return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof));
             }
-            let block = pb::SnapshotBlock {
-                file: self.number as u32,
-                offset: self.offset,
-                checksum: crc32fast::hash(&data),
-                data: data.into(),
-            };
+            let block =
+                pb::SnapshotBlock { file: self.number as u32, offset: self.offset, checksum: crc32fast::hash(&data), data: data.into() };
             self.offset += block.data.len() as u64;
             return Ok(Some(pb::SnapshotPart { part: Some(pb::snapshot_part::Part::Block(block)) }));
         }

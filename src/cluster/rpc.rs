@@ -162,15 +162,11 @@ impl raft_pb::raft_server::Raft for Service {
 
 /// Ends a stream at its first error.
 trait MapWhileOk {
-    fn map_while_ok(
-        self,
-    ) -> impl Stream<Item = openraft::raft::AppendEntriesRequest<super::types::TypeConfig>> + Send + 'static;
+    fn map_while_ok(self) -> impl Stream<Item = openraft::raft::AppendEntriesRequest<super::types::TypeConfig>> + Send + 'static;
 }
 
 impl MapWhileOk for Streaming<raft_pb::AppendRequest> {
-    fn map_while_ok(
-        self,
-    ) -> impl Stream<Item = openraft::raft::AppendEntriesRequest<super::types::TypeConfig>> + Send + 'static {
+    fn map_while_ok(self) -> impl Stream<Item = openraft::raft::AppendEntriesRequest<super::types::TypeConfig>> + Send + 'static {
         futures_util::stream::unfold(self, |mut requests| async move {
             let request = requests.message().await.ok()??;
             match convert::append_from_wire(request) {

@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::future::Future;
 use std::time::Duration;
 
-use openraft::async_runtime::AsyncRuntime;
 use openraft::OptionalSend;
+use openraft::async_runtime::AsyncRuntime;
 use openraft::impls::TokioRuntime;
 use rand_of_openraft::SeedableRng as _;
 use rand_of_openraft::rngs::SmallRng;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use super::Bug;
 use super::laws::Counts;
 use super::world::run;
-use super::Bug;
 
 /// Simulations in an ordinary run of the tests.
 const SEEDS: u64 = 40;
@@ -15,7 +15,8 @@ fn setting(name: &str) -> Option<u64> {
 
 /// Runs the seeds on as many threads as there are cores.
 fn each<T: Send>(seeds: std::ops::Range<u64>, body: impl Fn(u64) -> T + Sync) -> Vec<(u64, T)> {
-    let threads = setting("PRAETOR_SIM_THREADS").unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64));
+    let threads =
+        setting("PRAETOR_SIM_THREADS").unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64));
     let next = std::sync::atomic::AtomicU64::new(seeds.start);
     let work = || {
         let mut done = Vec::new();
@@ -64,7 +65,10 @@ fn seeds_break_no_law() {
         simulated as f64 / 1e3 / count as f64,
         wall.as_secs_f64(),
     );
-    assert!(broken.is_empty(), "laws were broken; PRAETOR_SIM_SEED=N cargo test simulation::tests::replay -- --nocapture shows one of {broken:?}");
+    assert!(
+        broken.is_empty(),
+        "laws were broken; PRAETOR_SIM_SEED=N cargo test simulation::tests::replay -- --nocapture shows one of {broken:?}"
+    );
     if count >= SEEDS {
         // A run in which nothing happens shows nothing.
         let Counts { acknowledged, unknown, duplicates, barriers, reads, leaders, elections, truncated, .. } = sum;

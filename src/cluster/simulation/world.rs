@@ -291,9 +291,11 @@ impl World {
                 if leader.1 != node.id {
                     laws.fail(|| format!("node {} leads by a vote for node {}", node.id, leader.1));
                 }
-                let missing = laws.applied.iter().map(|(id, _)| *id).find(|id| {
-                    (id.0, id.1) < leader && id.2 > purged && node.disk.log_id(id.2).as_ref().map(laws::id) != Some(*id)
-                });
+                let missing = laws
+                    .applied
+                    .iter()
+                    .map(|(id, _)| *id)
+                    .find(|id| (id.0, id.1) < leader && id.2 > purged && node.disk.log_id(id.2).as_ref().map(laws::id) != Some(*id));
                 if let Some(missing) = missing {
                     laws.fail(|| format!("node {} leads as {leader:?} and has not {missing:?}, which was committed", node.id));
                 }
@@ -567,7 +569,11 @@ impl World {
             let applied: BTreeSet<u64> = world.lives().map(|life| *life.core.progress.applied().borrow()).collect();
             let services = world.lives().filter(|life| matches!(*life.services.borrow(), ServicesLeadership::Leading { .. })).count();
             let sent: BTreeSet<_> = world.lives().map(|life| life.core.metrics().last_log_index).collect();
-            world.clients.in_flight() == 0 && applied.len() == 1 && services == 1 && sent.len() == 1 && sent.first() == Some(&applied.first().copied())
+            world.clients.in_flight() == 0
+                && applied.len() == 1
+                && services == 1
+                && sent.len() == 1
+                && sent.first() == Some(&applied.first().copied())
         });
         if quiet {
             self.compare();
@@ -610,10 +616,13 @@ impl World {
                     }
                     let expected = entries.get(first as usize - 1..).unwrap_or_default();
                     let same = read.as_ref().is_ok_and(|read| {
-                        read.len() == expected.len() && read.iter().zip(expected).all(|(entry, known)| (entry.id, &entry.payload) == (known.0, &known.1))
+                        read.len() == expected.len()
+                            && read.iter().zip(expected).all(|(entry, known)| (entry.id, &entry.payload) == (known.0, &known.1))
                     });
                     if !same || last != entries.len() as u64 {
-                        laws.fail(|| format!("node {} holds {topic} from {first} to {last}; of {} entries: {read:?}", node.id, entries.len()));
+                        laws.fail(|| {
+                            format!("node {} holds {topic} from {first} to {last}; of {} entries: {read:?}", node.id, entries.len())
+                        });
                     }
                 });
             }
@@ -629,8 +638,10 @@ impl World {
         }
         let contents: Vec<_> = self.lives().map(|life| files(life)).collect();
         if contents.windows(2).any(|pair| pair[0] != pair[1]) {
-            let sizes: Vec<BTreeMap<_, _>> =
-                contents.iter().map(|files| files.iter().map(|(name, bytes)| (name.clone(), (bytes.len(), crc32fast::hash(bytes)))).collect()).collect();
+            let sizes: Vec<BTreeMap<_, _>> = contents
+                .iter()
+                .map(|files| files.iter().map(|(name, bytes)| (name.clone(), (bytes.len(), crc32fast::hash(bytes)))).collect())
+                .collect();
             laws::violated(|| format!("the nodes' states differ in their bytes: {sizes:?}"));
         }
     }
@@ -664,7 +675,10 @@ fn files(life: &Life) -> BTreeMap<String, Vec<u8>> {
     let entries = std::fs::read_dir(folder.path()).expect("a folder").map(|entry| entry.expect("an entry"));
     let state = entries.filter(|entry| entry.file_name() != "manifest");
     let meta = ("meta".to_owned(), format!("{:?}", folder.meta()).into_bytes());
-    state.map(|entry| (entry.file_name().to_string_lossy().into_owned(), std::fs::read(entry.path()).expect("a file"))).chain([meta]).collect()
+    state
+        .map(|entry| (entry.file_name().to_string_lossy().into_owned(), std::fs::read(entry.path()).expect("a file")))
+        .chain([meta])
+        .collect()
 }
 
 impl Node {
