@@ -11,8 +11,8 @@ use jepsen::failover::{FailoverArgs, failover};
 use jepsen::matrix::{self, MatrixArgs};
 use jepsen::nemesis::Nemesis;
 use jepsen::run::{self, Cell, Common};
-use jepsen::{control, planted};
 use jepsen::workload::Workload;
+use jepsen::{control, planted};
 
 /// Breaks a Praetor group on purpose and judges what its clients saw.
 #[derive(Debug, Parser)]

@@ -7,6 +7,10 @@ use std::time::Duration;
 /// tenth of the throughput at 128 publishers), the library's default of 1 ms is paid by every lonely write.
 pub const RAFT_FLUSH_GATHER: Duration = Duration::from_micros(50);
 
+/// Requests of another node that it gave up before this one looked at them, as after a pause; beyond it the connection
+/// is closed.
+pub const PEER_GIVEN_UP: usize = 4096;
+
 /// Bytes of one file of the log. What is in the open one is held in memory too.
 pub const RAFT_LOG_CHUNK_BYTES: usize = 64 << 20;
 

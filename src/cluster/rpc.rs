@@ -46,6 +46,7 @@ where
         .initial_connection_window_size(limits::PEER_CONNECTION_WINDOW_BYTES)
         .http2_keepalive_interval(Some(limits::PEER_STALL))
         .http2_keepalive_timeout(Some(limits::PEER_STALL))
+        .http2_max_pending_accept_reset_streams(Some(limits::PEER_GIVEN_UP))
         .add_service(raft)
         .add_service(cluster)
         .serve_with_incoming(incoming);

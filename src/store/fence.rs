@@ -62,7 +62,7 @@ pub async fn hold(tx: &mut Tx, name: &str, cluster: &str, epoch: u64) -> Result<
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use jepsen::database::{Database, Kind};
@@ -71,7 +71,7 @@ mod tests {
     use crate::config::{Settings, Variables};
     use crate::store::{Store, open};
 
-    async fn store(kind: Kind) -> (Store, Database, tempfile::TempDir) {
+    pub async fn store(kind: Kind) -> (Store, Database, tempfile::TempDir) {
         let directory = tempfile::tempdir().expect("a directory");
         let database = Database::create(kind, directory.path()).await.expect("a database");
         let variables = Variables::from([

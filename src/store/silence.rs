@@ -43,25 +43,31 @@ impl Silence {
     ///
     /// # Errors
     /// Those of the answer; [`sqlx::Error::Io`] where none came, with the outcome unknown.
-    pub async fn bounded<T>(&self, answer: BoxFuture<'_, Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    pub async fn bounded<T>(&self, mut answer: BoxFuture<'_, Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
         let Some(within) = self.within else { return answer.await };
+        // Dropped before the answer, which gives the connection back: it is asked then.
         let unanswered = Unanswered(self);
-        let answered = timeout(within, answer).await;
+        let answered = timeout(within, &mut answer).await;
         if answered.is_ok() {
             std::mem::forget(unanswered);
         }
         answered.unwrap_or_else(|_| Err(unheard(within)))
     }
 
-    /// Asks a connection that comes back whether it lives, if any was lately left without an answer.
+    /// Asks a connection that comes back whether it may be used again, if any was lately left without an answer. One
+    /// whose `BEGIN` was not waited for is in a transaction that nobody knows of, and what is written there would never
+    /// be committed.
     ///
     /// # Errors
     /// It does not say so at once.
     pub async fn released(&self, connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-        if self.milliseconds() < self.suspect_until.load(Ordering::Relaxed) {
-            alive(connection).await?;
+        if self.milliseconds() >= self.suspect_until.load(Ordering::Relaxed) {
+            return Ok(true);
         }
-        Ok(true)
+        let within = limits::DATABASE_PING;
+        // A statement by itself is as old as its transaction.
+        let asked = sqlx::query_scalar::<_, bool>("SELECT now() = statement_timestamp()").fetch_one(connection);
+        timeout(within, asked).await.unwrap_or_else(|_| Err(unheard(within)))
     }
 
     fn milliseconds(&self) -> u64 {
@@ -89,5 +95,35 @@ impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         let until = self.0.milliseconds() + limits::DATABASE_SUSPECT.as_millis() as u64;
         self.0.suspect_until.fetch_max(until, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+    use jepsen::database::Kind;
+    use jepsen::wait::until;
+
+    use super::*;
+    use crate::store::fence::tests::store;
+
+    #[tokio::test]
+    async fn a_begin_that_nobody_waits_for_leaves_no_transaction_behind() {
+        let (store, database, _directory) = store(Kind::Postgres).await;
+        let mut look = database.look().await.expect("the database opens");
+        let open = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'";
+        for polls in 0..24 {
+            let mut begun = Box::pin(store.begin("test"));
+            for _ in 0..polls % 6 {
+                if poll!(&mut begun).is_ready() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            drop(begun);
+            let ended =
+                until(Duration::from_secs(5), "no transaction is open", async || (look.number(open).await.ok()? == 0).then_some(()));
+            ended.await.unwrap_or_else(|error| panic!("after {} polls: {error}", polls % 6));
+        }
     }
 }
