@@ -253,7 +253,7 @@ async fn services_leaders_that_are_stopped_again_and_again_lose_no_duty_and_do_n
         "SELECT (SELECT count(*) FROM flow_run WHERE {late} AND state_name <> 'Late') + (SELECT count(*) FROM task_run JOIN flow_run \
          ON flow_run.id = flow_run_id WHERE flow_run.state_type = 'CANCELLED' AND task_run.state_type = 'RUNNING')"
     );
-    eventually(Duration::from_secs(60), "all that was late is marked, and all that was left behind is cancelled", async || {
+    eventually(Duration::from_mins(1), "all that was late is marked, and all that was left behind is cancelled", async || {
         look.number(left.as_str()).await.expect("an answer") == 0
     })
     .await;

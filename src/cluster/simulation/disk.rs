@@ -172,10 +172,10 @@ impl Disk {
 
 impl Inner {
     fn push(&mut self, record: Record, done: Option<Done>) {
-        let early = match (&record, planted()) {
-            (Record::Entry(_), Some(Bug::AcknowledgesBeforeFlush)) | (Record::Vote(_), Some(Bug::ForgetsVotes)) => true,
-            _ => false,
-        };
+        let early = matches!(
+            (&record, planted()),
+            (Record::Entry(_), Some(Bug::AcknowledgesBeforeFlush)) | (Record::Vote(_), Some(Bug::ForgetsVotes))
+        );
         let takes = if early { 400 } else { self.rng.random_range(self.flush.0..=self.flush.1) };
         let last = self.pending.back().map_or(0, |pending| pending.due);
         let due = (self.now + takes).max(last);

@@ -75,7 +75,9 @@ pub(super) fn distorted(index: u64, mut batch: Batch) -> Batch {
     for command in &mut batch.commands {
         match (planted(), command) {
             (Some(Bug::ForgetsIds), Command::Publish { messages, .. }) if index.is_multiple_of(7) => {
-                messages.iter_mut().for_each(|message| message.id = uuid::Uuid::nil());
+                for message in messages.iter_mut() {
+                    message.id = uuid::Uuid::nil();
+                }
             }
             (Some(Bug::AppliesOtherwise), Command::AdvanceGroup { position, .. }) if NODE.get() == 2 => *position = 0,
             _ => {}

@@ -203,7 +203,9 @@ impl Network {
                 inner.send(index, Item::Reset);
                 inner.send(index ^ 1, Item::Reset);
             } else {
-                held.into_iter().for_each(|item| inner.send(index, item));
+                for item in held {
+                    inner.send(index, item);
+                }
             }
         }
     }

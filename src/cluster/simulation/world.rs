@@ -636,7 +636,7 @@ impl World {
         if !made {
             return;
         }
-        let contents: Vec<_> = self.lives().map(|life| files(life)).collect();
+        let contents: Vec<_> = self.lives().map(files).collect();
         if contents.windows(2).any(|pair| pair[0] != pair[1]) {
             let sizes: Vec<BTreeMap<_, _>> = contents
                 .iter()
