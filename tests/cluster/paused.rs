@@ -18,6 +18,8 @@ use crate::long;
 
 /// How often a leader is paused.
 const PAUSES: usize = 3;
+/// Between two batches of events.
+const BETWEEN: Duration = Duration::from_millis(20);
 /// How long a leader that woke up is watched.
 const WATCHED: Duration = Duration::from_secs(3);
 const APPLICATION_NAME: &str = "PREFECT_SERVER_DATABASE_SQLALCHEMY_CONNECT_ARGS_APPLICATION_NAME";
@@ -52,6 +54,7 @@ async fn stream(apis: Vec<String>, stop: Arc<AtomicBool>) {
             if sent.await.is_err() {
                 break;
             }
+            tokio::time::sleep(BETWEEN).await;
         }
     }
 }
@@ -203,7 +206,7 @@ async fn cancel_runs(apis: Vec<String>, flow: String, stop: Arc<AtomicBool>) -> 
 /// twice, and under each epoch one node alone does any.
 #[tokio::test(flavor = "multi_thread")]
 async fn services_leaders_that_are_stopped_again_and_again_lose_no_duty_and_do_none_twice() {
-    let (pauses, lasting): (usize, &[u64]) = if long() { (50, &[10, 60]) } else { (3, &[4]) };
+    let (pauses, lasting): (usize, &[u64]) = if long() { (50, &[10, 10, 10, 10, 60]) } else { (3, &[4]) };
     let seed = std::env::var("PRAETOR_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random::<u64>);
     println!("seed {seed}");
     let mut chance = StdRng::seed_from_u64(seed);
