@@ -2,8 +2,10 @@
 //! server loses under the trouble that ours loses nothing under. The trouble is commands, since we do not know how such
 //! servers are started.
 //!
-//!     jepsen control --apis http://127.0.0.1:4201/api,http://127.0.0.1:4202/api \
-//!         --strike 'kill -9 $(pidof redis-server)' --heal 'redis-server --daemonize yes'
+//! ```text
+//! jepsen control --apis http://127.0.0.1:4201/api,http://127.0.0.1:4202/api \
+//!     --strike 'kill -9 $(pidof redis-server)' --heal 'redis-server --daemonize yes'
+//! ```
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -2,7 +2,9 @@
 //! `src/config/planted.rs`), the workload and the trouble that must bring it to light. The verdict must be invalid, and
 //! for the reason that the bug gives.
 //!
-//!     cargo build --features planted-bugs && cargo run -p praetor-jepsen -- planted --binary target/debug/praetor
+//! ```text
+//! cargo build --features planted-bugs && cargo run -p praetor-jepsen -- planted --binary target/debug/praetor
+//! ```
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
