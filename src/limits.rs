@@ -101,14 +101,23 @@ pub const SERVICE_LOOK: Duration = Duration::from_millis(500);
 pub const SERVICE_REST: Duration = Duration::from_mins(1);
 
 /// Entries that the event persister writes in one transaction.
-pub const EVENT_PERSISTER_BATCH: usize = 2000;
+pub const EVENT_PERSISTER_BATCH: usize = 4000;
+
+/// Entries from which on a consumer shares a batch between two transactions.
+pub const CONSUMER_SPLIT: usize = 200;
 
 /// Bytes of entries that a consumer reads for one transaction.
-pub const CONSUMER_BATCH_BYTES: usize = 4 * 1024 * 1024;
+pub const CONSUMER_BATCH_BYTES: usize = 8 * 1024 * 1024;
 
 /// From the start of one batch of a consumer to the next, unless half a batch waits already: a transaction costs the
 /// database the same for one entry and for twenty.
 pub const CONSUMER_GATHER: Duration = Duration::from_millis(20);
+
+/// How long a consumer leaves the database to a more urgent one that is behind, before each of its batches.
+pub const CONSUMER_YIELD: Duration = Duration::from_secs(1);
+
+/// Entries that a consumer is behind by when a less urgent one leaves the database to it.
+pub const CONSUMER_BEHIND: u64 = 2000;
 
 /// Entries after which a consumer tells the bus of its cursor (and whenever it has caught up).
 pub const CONSUMER_TELL_ENTRIES: u64 = 5000;
@@ -144,7 +153,7 @@ pub const SOCKET_SEND: Duration = Duration::from_secs(30);
 pub const CLOCK_SKEW: Duration = Duration::from_mins(5);
 
 /// Entries of the event stream that the task-run recorder looks at for one transaction.
-pub const TASK_RUN_RECORDER_BATCH: usize = 1000;
+pub const TASK_RUN_RECORDER_BATCH: usize = 2000;
 
 /// Batches of deployments that one tick of the scheduler goes through.
 pub const SCHEDULER_BATCHES: usize = 100;

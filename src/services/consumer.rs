@@ -84,6 +84,10 @@ async fn consume(
             let _woken = tokio::time::timeout(pace.unwrap_or(limits::CONSUMER_IDLE), app.bus().wait_past(&topic, position)).await;
             continue;
         }
+        if let Some(urgent) = service.gives_way_to() {
+            // Elapsing is no error: the urgent one may fail, and this one is not to stand still.
+            let _caught_up = tokio::time::timeout(limits::CONSUMER_YIELD, board.caught_up(urgent, limits::CONSUMER_BEHIND)).await;
+        }
         let started = now();
         position = take(lead, service, &stream, position, &entries).await?;
         *pause = limits::CONSUMER_RETRY;

@@ -141,6 +141,11 @@ pub trait Consume: Send + Sync + 'static {
     /// Has the effect of the entries, in the transaction that also moves the cursor. Must bear a repetition.
     async fn consume(&self, lead: &Lead, tx: &mut Tx, entries: &[Entry]) -> Result<(), ServiceError>;
 
+    /// The consumer of the same stream that comes first when both have much to do, since both use one database.
+    fn gives_way_to(&self) -> Option<&'static str> {
+        None
+    }
+
     /// From one [`Self::look`] to the next; `None` where there is nothing to look for.
     fn pace(&self) -> Option<Duration> {
         None
@@ -178,7 +183,7 @@ pub fn table(app: &App) -> Vec<Service> {
         all.push(Service::Consume(Box::new(event_persister::EventPersister)));
     }
     if settings.task_run_recorder.enabled {
-        all.push(Service::Consume(Box::new(task_run_recorder::TaskRunRecorder)));
+        all.push(Service::Consume(Box::<task_run_recorder::TaskRunRecorder>::default()));
     }
     if settings.triggers_enabled {
         all.push(Service::Consume(Box::new(triggers::Triggers::default())));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::Serialize;
+use tokio::sync::Notify;
 
 use crate::clock::Timestamp;
 use crate::limits;
@@ -59,6 +60,7 @@ impl ServiceStatus {
 #[derive(Clone, Default)]
 pub struct Board {
     services: Arc<Mutex<BTreeMap<&'static str, ServiceStatus>>>,
+    lag_told: Arc<Notify>,
 }
 
 impl Board {
@@ -103,6 +105,19 @@ impl Board {
         if let Some(status) = self.services.lock().get_mut(name) {
             status.lag = Some(entries);
         }
+        self.lag_told.notify_waiters();
+    }
+
+    /// Waits until fewer than `entries` wait for the consumer; not at all where it is unknown.
+    pub async fn caught_up(&self, name: &'static str, entries: u64) {
+        loop {
+            let told = self.lag_told.notified();
+            let lag = self.services.lock().get(name).and_then(|status| status.lag);
+            if lag.is_none_or(|lag| lag < entries) {
+                return;
+            }
+            told.await;
+        }
     }
 
     /// The services were stopped.
@@ -126,6 +141,19 @@ impl Board {
 mod tests {
     use super::*;
     use chrono::TimeDelta;
+
+    #[tokio::test]
+    async fn who_waits_for_another_to_catch_up_is_woken_when_it_has() {
+        let board = Board::default();
+        board.caught_up("unknown", 1).await;
+        board.started("recorder", Duration::ZERO, Timestamp::UNIX_EPOCH);
+        board.lag("recorder", 5);
+        let waiting = board.caught_up("recorder", 5);
+        tokio::pin!(waiting);
+        assert!(futures_util::poll!(&mut waiting).is_pending(), "5 are as many as 5");
+        board.lag("recorder", 4);
+        waiting.await;
+    }
 
     #[test]
     fn a_service_without_success_is_stuck_when_its_patience_ends() {

@@ -3,25 +3,39 @@
 //! The newest state wins, whatever the order of arrival; every state is kept. A task run whose flow run was deleted is
 //! passed over. An event that cannot be read becomes a dead letter and holds up nothing.
 
+use std::borrow::Cow;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use async_trait::async_trait;
+use memchr::memmem;
+use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::{Consume, Lead, ServiceError};
 use crate::bus::{Entry, Topic};
+use crate::clock::Timestamp;
 use crate::limits;
-use crate::model::event::{Event, ReceivedEvent};
+use crate::model::json;
 use crate::model::state::{State, StateDetails, StateType};
 use crate::store::Tx;
-use crate::store::task_run_records::{self, Record, Told};
+use crate::store::task_run_records::{self, Record};
+
+/// The consumer group, and the name of the service.
+pub(super) const TASK_RUN_RECORDER: &str = "task-run-recorder";
 
 /// The reference's `TaskRunRecorder`.
-pub struct TaskRunRecorder;
+#[derive(Default)]
+pub struct TaskRunRecorder {
+    /// True where the last attempt failed: the next is made in one transaction, lest two wait for each other's rows again.
+    undivided: AtomicBool,
+}
 
 #[async_trait]
 impl Consume for TaskRunRecorder {
     fn name(&self) -> &'static str {
-        "task-run-recorder"
+        TASK_RUN_RECORDER
     }
 
     fn topic(&self) -> Topic {
@@ -37,7 +51,24 @@ impl Consume for TaskRunRecorder {
         if records.is_empty() {
             return Ok(());
         }
-        let left_out = task_run_records::record(tx, records, lead.app.now()).await?;
+        let now = lead.app.now();
+        let is_divided = records.len() >= limits::CONSUMER_SPLIT && tx.dialect().has_parallel_writers();
+        let is_divided = !self.undivided.swap(true, Ordering::Relaxed) && is_divided;
+        let (here, apart) = if is_divided { task_run_records::halves(records) } else { (records, Vec::new()) };
+        // To record a change again changes nothing, so no harm is done where the one half is committed and this
+        // transaction, with the cursor, is not.
+        let apart = async {
+            if apart.is_empty() {
+                return Ok(0);
+            }
+            let mut tx = lead.begin("task-run-recorder.apart").await?;
+            let left_out = task_run_records::record(&mut tx, apart, now).await?;
+            tx.commit().await?;
+            Ok(left_out)
+        };
+        let (here, apart) = tokio::try_join!(task_run_records::record(tx, here, now), apart)?;
+        self.undivided.store(false, Ordering::Relaxed);
+        let left_out = here + apart;
         if left_out > 0 {
             tracing::debug!(left_out, "task runs of deleted flow runs are passed over");
         }
@@ -45,57 +76,89 @@ impl Consume for TaskRunRecorder {
     }
 }
 
+/// What the recorder wants to know of an event; the rest is passed over unread.
+#[derive(Deserialize)]
+struct TaskRunEvent<'a> {
+    id: Uuid,
+    #[serde(with = "json::timestamp")]
+    occurred: Timestamp,
+    #[serde(borrow)]
+    event: Cow<'a, str>,
+    #[serde(borrow)]
+    resource: Labels<'a>,
+    #[serde(borrow, default)]
+    related: Vec<Labels<'a>>,
+    #[serde(borrow, default)]
+    payload: Option<&'a RawValue>,
+}
+
+/// The labels of a resource that matter here.
+#[derive(Deserialize)]
+struct Labels<'a> {
+    #[serde(borrow, rename = "prefect.resource.id")]
+    id: Cow<'a, str>,
+    #[serde(borrow, default, rename = "prefect.resource.role")]
+    role: Cow<'a, str>,
+    #[serde(borrow, default, rename = "prefect.orchestration")]
+    orchestration: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+struct Payload<'a> {
+    #[serde(borrow)]
+    task_run: &'a RawValue,
+    #[serde(borrow)]
+    validated_state: &'a RawValue,
+}
+
+/// A state as the client tells it: its id and its time are the event's.
+#[derive(Deserialize)]
+struct ToldState {
+    #[serde(rename = "type")]
+    kind: StateType,
+    name: Option<String>,
+    message: Option<String>,
+    data: Option<Value>,
+    state_details: Option<StateDetails>,
+}
+
 /// The record of an event, where it is one of a task run that its client orchestrates.
 fn read(payload: &[u8]) -> Result<Option<Record>, ServiceError> {
     const PREFIX: &[u8] = b"prefect.task-run";
     // Most events of other kinds are told apart without parsing them.
-    if !payload.windows(PREFIX.len()).any(|window| window == PREFIX) {
+    if memmem::find(payload, PREFIX).is_none() {
         return Ok(None);
     }
     let poison = |what: &str| ServiceError::Poison(format!("the event of a task run has {what}"));
-    let ReceivedEvent { event, .. } = serde_json::from_slice(payload).map_err(|error| ServiceError::Poison(error.to_string()))?;
-    let by_client = event.resource.get("prefect.orchestration").is_some_and(|by| by == "client");
-    if !event.event.starts_with("prefect.task-run") || !by_client {
+    let event: TaskRunEvent<'_> = serde_json::from_slice(payload).map_err(|error| ServiceError::Poison(error.to_string()))?;
+    if !event.event.starts_with("prefect.task-run") || event.resource.orchestration != "client" {
         return Ok(None);
     }
-    let id = object_id(event.resource_id(), "prefect.task-run.").ok_or_else(|| poison("no id"))?;
-    let flow_run_id = flow_run_of(&event).map_err(poison)?;
-    let told: Told = serde_json::from_value(event.payload.get("task_run").cloned().unwrap_or(Value::Null))
-        .map_err(|error| poison(&format!("no usable task run: {error}")))?;
-    let state = state_of(&event, id, flow_run_id).ok_or_else(|| poison("no usable state"))?;
+    let id = object_id(&event.resource.id, "prefect.task-run.").ok_or_else(|| poison("no id"))?;
+    let flow_run_id = match event.related.iter().find(|resource| resource.role == "flow-run") {
+        Some(resource) => Some(object_id(&resource.id, "prefect.flow-run.").ok_or_else(|| poison("no usable flow run"))?),
+        None => None,
+    };
+    let payload = event.payload.map_or("null", RawValue::get);
+    let payload: Payload<'_> = serde_json::from_str(payload).map_err(|error| poison(&format!("no usable payload: {error}")))?;
+    let told = serde_json::from_str(payload.task_run.get()).map_err(|error| poison(&format!("no usable task run: {error}")))?;
+    let state: ToldState =
+        serde_json::from_str(payload.validated_state.get()).map_err(|error| poison(&format!("no usable state: {error}")))?;
+    let mut state_details = state.state_details.unwrap_or_default();
+    state_details.task_run_id = Some(id.into());
+    state_details.flow_run_id = flow_run_id.map(Into::into);
+    let state = State {
+        id: event.id.into(),
+        name: state.name.unwrap_or_else(|| state.kind.default_name().to_owned()),
+        kind: state.kind,
+        timestamp: event.occurred,
+        message: state.message,
+        data: state.data,
+        state_details,
+    };
     Ok(Some(Record { id, flow_run_id, told, state }))
 }
 
 fn object_id(resource_id: &str, prefix: &str) -> Option<Uuid> {
     resource_id.strip_prefix(prefix)?.parse().ok()
-}
-
-fn flow_run_of(event: &Event) -> Result<Option<Uuid>, &'static str> {
-    let is_flow_run =
-        |resource: &&crate::model::event::Resource| resource.get("prefect.resource.role").is_some_and(|role| role == "flow-run");
-    let Some(resource) = event.related.iter().find(is_flow_run) else { return Ok(None) };
-    let id = resource.get("prefect.resource.id").and_then(|id| object_id(id, "prefect.flow-run."));
-    id.map(Some).ok_or("no usable flow run")
-}
-
-/// The state, whose id and time are the event's.
-fn state_of(event: &Event, task_run_id: Uuid, flow_run_id: Option<Uuid>) -> Option<State> {
-    let given = event.payload.get("validated_state")?;
-    let kind: StateType = given.get("type")?.as_str()?.parse().ok()?;
-    let mut details: StateDetails = match given.get("state_details") {
-        None | Some(Value::Null) => StateDetails::default(),
-        Some(details) => serde_json::from_value(details.clone()).ok()?,
-    };
-    details.task_run_id = Some(task_run_id.into());
-    details.flow_run_id = flow_run_id.map(Into::into);
-    let text = |key: &str| given.get(key).and_then(Value::as_str).map(str::to_owned);
-    Some(State {
-        id: event.id.into(),
-        kind,
-        name: text("name").unwrap_or_else(|| kind.default_name().to_owned()),
-        timestamp: event.occurred,
-        message: text("message"),
-        data: given.get("data").filter(|data| !data.is_null()).cloned(),
-        state_details: details,
-    })
 }

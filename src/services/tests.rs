@@ -3,6 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "ids that another server or nobody made")]
 
 mod scale;
+mod shared;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

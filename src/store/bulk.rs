@@ -2,6 +2,7 @@
 //! arrays and `UNNEST` on Postgres, one JSON parameter and `json_each` on SQLite.
 
 use sea_query::{Value, Values};
+use serde::Serialize;
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
@@ -124,6 +125,11 @@ impl Bulk {
         }
         (sql, Values(vec![Value::String(Some(json!(rows).to_string()))]))
     }
+}
+
+/// A value as the text of a [`Column::JsonText`]. It must be one that JSON can hold, as those with texts for keys can.
+pub fn json_text(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("keys are texts")
 }
 
 /// The array's type, the expression that makes a column's value of one item, and the array.

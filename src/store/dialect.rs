@@ -292,6 +292,11 @@ impl Dialect {
         }
     }
 
+    /// True where two transactions can write at the same time.
+    pub fn has_parallel_writers(self) -> bool {
+        self == Self::Postgres
+    }
+
     /// Locks the selected rows against deletion until the end of the transaction.
     pub fn for_key_share(self, select: &mut SelectStatement) {
         if self == Self::Postgres {

@@ -13,7 +13,7 @@ use crate::model::event::{Event, ReceivedEvent, Resource};
 use crate::model::event_count::{Countable, EventCount, Spans};
 use crate::model::filter::event::{EventFilter, EventOrder};
 use crate::model::json;
-use crate::store::bulk::{Bulk, Column, Conflict};
+use crate::store::bulk::{Bulk, Column, Conflict, json_text};
 use crate::store::filter::event::condition;
 use crate::store::schema as t;
 use crate::store::{Row, StoreError, Tx};
@@ -37,14 +37,17 @@ pub struct Carried<'a> {
     received: Timestamp,
 }
 
-/// Inserts events with the resources that they involve, in two statements. Events that are there already stay as they
-/// are. Gives the number of new ones.
-pub async fn insert(tx: &mut Tx, mut events: Vec<Carried<'_>>, now: Timestamp) -> Result<usize, StoreError> {
-    // In one order, so that two writers take row locks in one order; by time, so that the indexes that begin with it grow
-    // at their end.
+/// Puts events in the order in which they are to be inserted, each once: by id, so that two writers take row locks in one
+/// order; by time before that, so that the indexes that begin with it grow at their end.
+pub fn put_in_order(events: &mut Vec<Carried<'_>>) {
     events.sort_by_key(|event| (event.occurred, event.id));
     let mut seen = HashSet::with_capacity(events.len());
     events.retain(|event| seen.insert(event.id));
+}
+
+/// Inserts events, [put in order](put_in_order), with the resources that they involve, in two statements. Events that
+/// are there already stay as they are. Gives the number of new ones.
+pub async fn insert(tx: &mut Tx, events: &[Carried<'_>], now: Timestamp) -> Result<usize, StoreError> {
     let json = |kind, of: fn(&Carried<'_>) -> String| Column::JsonText(kind, events.iter().map(|event| Some(of(event))).collect());
     let at = |of: fn(&Carried<'_>) -> Timestamp| Column::Timestamp(events.iter().map(|event| Some(of(event))).collect());
     let stamped = || Column::Timestamp(vec![Some(now); events.len()]);
@@ -53,9 +56,9 @@ pub async fn insert(tx: &mut Tx, mut events: Vec<Carried<'_>>, now: Timestamp) -
         .column("occurred", at(|event| event.occurred))
         .column("event", Column::Text(events.iter().map(|event| Some(event.event.to_string())).collect()))
         .column("resource_id", Column::Text(events.iter().map(|event| Some(event.resource.get(ID).cloned().unwrap_or_default())).collect()))
-        .column("resource", json("jsonb", |event| text(&event.resource)))
-        .column("related_resource_ids", json("jsonb", |event| text(&event.related.iter().map(|one| one.get(ID)).collect::<Vec<_>>())))
-        .column("related", json("jsonb", |event| text(&event.related)))
+        .column("resource", json("jsonb", |event| json_text(&event.resource)))
+        .column("related_resource_ids", json("jsonb", |event| json_text(&event.related.iter().map(|one| one.get(ID)).collect::<Vec<_>>())))
+        .column("related", json("jsonb", |event| json_text(&event.related)))
         .column("payload", json("jsonb", |event| event.payload.map_or("{}", RawValue::get).to_owned()))
         .column("received", at(|event| event.received))
         .column("recorded", stamped())
@@ -74,7 +77,7 @@ pub async fn insert(tx: &mut Tx, mut events: Vec<Carried<'_>>, now: Timestamp) -
             occurred.push(Some(event.occurred));
             resource_ids.push(resource.get(ID).cloned());
             roles.push(Some(role.to_owned()));
-            labels.push(Some(text(&WithoutIdAndRole(resource))));
+            labels.push(Some(json_text(&WithoutIdAndRole(resource))));
         }
     }
     if !ids.is_empty() {
@@ -97,10 +100,6 @@ pub async fn insert(tx: &mut Tx, mut events: Vec<Carried<'_>>, now: Timestamp) -
 
 const ID: &str = "prefect.resource.id";
 const ROLE: &str = "prefect.resource.role";
-
-fn text(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("labels are texts")
-}
 
 /// Labels as `event_resources` keeps them: the id and the role have columns of their own.
 struct WithoutIdAndRole<'a>(&'a Resource);

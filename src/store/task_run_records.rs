@@ -4,17 +4,19 @@
 //! under either keeps its id, and the states of a run recorded under another id go to it. Task runs of a flow run that
 //! was deleted are left out.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sea_query::{Expr, Query};
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::model::json;
 use crate::model::state::{State, StateType};
-use crate::store::bulk::{Bulk, Column, Conflict};
+use crate::store::bulk::{Bulk, Column, Conflict, json_text};
 use crate::store::schema as t;
 use crate::store::{Row, Seconds, StoreError, Tx};
 
@@ -39,10 +41,10 @@ pub struct Told {
     #[serde(default, with = "json::optional_timestamp")]
     pub cache_expiration: Option<Timestamp>,
     pub task_version: Option<String>,
-    pub empirical_policy: Option<Map<String, Value>>,
-    pub task_inputs: Option<Map<String, Value>>,
+    pub empirical_policy: Option<ObjectText>,
+    pub task_inputs: Option<ObjectText>,
     pub tags: Option<Vec<String>>,
-    pub labels: Option<Map<String, Value>>,
+    pub labels: Option<ObjectText>,
     pub run_count: Option<i64>,
     pub flow_run_run_count: Option<i64>,
     #[serde(default, with = "json::optional_timestamp")]
@@ -57,6 +59,23 @@ pub struct Told {
     pub total_run_time: Option<f64>,
 }
 
+/// A JSON object that stays the text that it is.
+#[derive(Debug, Clone)]
+pub struct ObjectText(Box<RawValue>);
+
+impl<'de> Deserialize<'de> for ObjectText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Box::<RawValue>::deserialize(deserializer)?;
+        if text.get().starts_with('{') { Ok(Self(text)) } else { Err(D::Error::custom("expected an object")) }
+    }
+}
+
+impl ObjectText {
+    fn text(&self) -> String {
+        self.0.get().to_owned()
+    }
+}
+
 /// The columns of `task_run`, its state's aside.
 #[derive(Debug, Clone)]
 struct Columns {
@@ -67,9 +86,9 @@ struct Columns {
 
 impl Columns {
     /// Takes over what a newer change tells.
-    fn take(&mut self, record: &Record) {
-        let (own, told) = (&mut self.told, record.told.clone());
-        self.flow_run_id = record.flow_run_id;
+    fn take(&mut self, flow_run_id: Option<Uuid>, told: Told) {
+        let own = &mut self.told;
+        self.flow_run_id = flow_run_id;
         own.task_key = told.task_key;
         own.dynamic_key = told.dynamic_key;
         macro_rules! take {
@@ -117,6 +136,33 @@ const NEWEST_WINS: &str = concat!(
     "WHERE task_run.state_timestamp IS NULL OR task_run.state_timestamp < excluded.state_timestamp"
 );
 
+/// Divides records in two, so that no task run, by its id or by its natural key, is in both; the second half is empty
+/// where that cannot be done.
+pub fn halves(records: Vec<Record>) -> (Vec<Record>, Vec<Record>) {
+    let (mut by_id, mut by_key) = (HashMap::new(), HashMap::new());
+    let mut half = Vec::with_capacity(records.len());
+    let mut next = false;
+    for record in &records {
+        let id = by_id.get(&record.id).copied();
+        let key = record.flow_run_id.map(|flow_run| (flow_run, record.told.task_key.as_str(), record.told.dynamic_key.as_str()));
+        let known = key.and_then(|key| by_key.get(&key).copied());
+        if id.is_some() && known.is_some() && id != known {
+            return (records, Vec::new());
+        }
+        let chosen = id.or(known).unwrap_or_else(|| {
+            next = !next;
+            next
+        });
+        by_id.insert(record.id, chosen);
+        if let Some(key) = key {
+            by_key.insert(key, chosen);
+        }
+        half.push(chosen);
+    }
+    let mut half = half.into_iter();
+    records.into_iter().partition(|_| half.next().expect("one for each"))
+}
+
 /// Records state changes. Gives how many were left out because their flow run is gone.
 pub async fn record(tx: &mut Tx, mut records: Vec<Record>, now: Timestamp) -> Result<usize, StoreError> {
     let given = records.len();
@@ -126,23 +172,39 @@ pub async fn record(tx: &mut Tx, mut records: Vec<Record>, now: Timestamp) -> Re
     if records.is_empty() {
         return Ok(left_out);
     }
-    let (by_key, existing) = existing_task_runs(tx, &records).await?;
+    let (by_key, mut existing) = existing_task_runs(tx, &records).await?;
     canonicalize(&mut records, by_key, &existing);
     // In key order, so that two recorders take row locks in one order.
-    let mut merged: BTreeMap<Uuid, (Columns, &Record)> = BTreeMap::new();
-    for record in &records {
-        let (columns, newest) = merged.entry(record.id).or_insert_with(|| {
-            let blank = || Columns { flow_run_id: record.flow_run_id, told: record.told.clone(), state_timestamp: None };
-            (existing.get(&record.id).cloned().unwrap_or_else(blank), record)
-        });
-        // What is older than the row as it stands changes nothing; the upsert sees to it as well.
-        if columns.state_timestamp.is_none_or(|at| at < record.state.timestamp) {
-            columns.take(record);
-            *newest = record;
+    let mut merged: BTreeMap<Uuid, (Columns, usize)> = BTreeMap::new();
+    let mut states = Vec::with_capacity(records.len());
+    for (index, Record { id, flow_run_id, told, state }) in records.into_iter().enumerate() {
+        match merged.entry(id) {
+            Entry::Vacant(new) => {
+                let there = existing.remove(&id);
+                let columns = match there {
+                    // What is older than the row as it stands changes nothing; the upsert sees to it as well.
+                    Some(there) if there.state_timestamp.is_some_and(|at| at >= state.timestamp) => there,
+                    Some(mut there) => {
+                        there.take(flow_run_id, told);
+                        there
+                    }
+                    None => Columns { flow_run_id, told, state_timestamp: None },
+                };
+                new.insert((columns, index));
+            }
+            Entry::Occupied(mut run) => {
+                let (columns, newest) = run.get_mut();
+                if columns.state_timestamp.is_none_or(|at| at < state.timestamp) {
+                    columns.take(flow_run_id, told);
+                    *newest = index;
+                }
+            }
         }
+        states.push((id, state));
     }
-    upsert_runs(tx, &merged.into_iter().collect::<Vec<_>>(), now).await?;
-    insert_states(tx, &records, now).await?;
+    let runs: Vec<_> = merged.into_iter().map(|(id, (columns, newest))| (id, columns, &states[newest].1)).collect();
+    upsert_runs(tx, &runs, now).await?;
+    insert_states(tx, &states, now).await?;
     Ok(left_out)
 }
 
@@ -230,29 +292,34 @@ fn canonicalize(records: &mut [Record], mut by_key: HashMap<NaturalKey, Uuid>, e
     }
 }
 
-async fn upsert_runs(tx: &mut Tx, runs: &[(Uuid, (Columns, &Record))], now: Timestamp) -> Result<(), StoreError> {
+async fn upsert_runs(tx: &mut Tx, runs: &[(Uuid, Columns, &State)], now: Timestamp) -> Result<(), StoreError> {
     macro_rules! told {
         ($kind:ident, $of:expr) => {
-            Column::$kind(runs.iter().map(|(_, (columns, _))| &columns.told).map($of).collect())
+            Column::$kind(runs.iter().map(|(_, columns, _)| &columns.told).map($of).collect())
         };
     }
-    let states = || runs.iter().map(|(_, (_, newest))| &newest.state);
-    let object = |given: &Option<Map<String, Value>>| Some(Value::Object(given.clone().unwrap_or_default()));
+    macro_rules! object {
+        ($of:expr) => {
+            Column::JsonText("jsonb", runs.iter().map(|(_, columns, _)| &columns.told).map($of).collect())
+        };
+    }
+    let states = || runs.iter().map(|(_, _, newest)| newest);
+    let or_empty = |given: &Option<ObjectText>| Some(given.as_ref().map_or_else(|| "{}".to_owned(), ObjectText::text));
     Bulk::new("task_run")
-        .column("id", Column::Uuid(runs.iter().map(|(id, _)| Some(*id)).collect()))
+        .column("id", Column::Uuid(runs.iter().map(|(id, ..)| Some(*id)).collect()))
         .column("created", Column::Timestamp(vec![Some(now); runs.len()]))
         .column("updated", Column::Timestamp(vec![Some(now); runs.len()]))
-        .column("flow_run_id", Column::Uuid(runs.iter().map(|(_, (columns, _))| columns.flow_run_id).collect()))
+        .column("flow_run_id", Column::Uuid(runs.iter().map(|(_, columns, _)| columns.flow_run_id).collect()))
         .column("name", told!(Text, |told| Some(told.name.clone().unwrap_or_else(crate::model::run::generated_name))))
         .column("task_key", told!(Text, |told| Some(told.task_key.clone())))
         .column("dynamic_key", told!(Text, |told| Some(told.dynamic_key.clone())))
         .column("cache_key", told!(Text, |told| told.cache_key.clone()))
         .column("cache_expiration", told!(Timestamp, |told| told.cache_expiration))
         .column("task_version", told!(Text, |told| told.task_version.clone()))
-        .column("empirical_policy", told!(Json, |told| object(&told.empirical_policy)))
-        .column("task_inputs", told!(Json, |told| object(&told.task_inputs)))
-        .column("tags", told!(Json, |told| Some(json!(told.tags.as_deref().unwrap_or_default()))))
-        .column("labels", told!(Json, |told| told.labels.clone().map(Value::Object)))
+        .column("empirical_policy", object!(|told| or_empty(&told.empirical_policy)))
+        .column("task_inputs", object!(|told| or_empty(&told.task_inputs)))
+        .column("tags", object!(|told| Some(json_text(&told.tags.as_deref().unwrap_or_default()))))
+        .column("labels", object!(|told| told.labels.as_ref().map(ObjectText::text)))
         .column("run_count", told!(Integer, |told| Some(told.run_count.unwrap_or(0))))
         .column("flow_run_run_count", told!(Integer, |told| Some(told.flow_run_run_count.unwrap_or(0))))
         .column("expected_start_time", told!(Timestamp, |told| told.expected_start_time))
@@ -270,19 +337,19 @@ async fn upsert_runs(tx: &mut Tx, runs: &[(Uuid, (Columns, &Record))], now: Time
 }
 
 /// A state that is there already, by its id or by its run and timestamp, stays as it is.
-async fn insert_states(tx: &mut Tx, records: &[Record], now: Timestamp) -> Result<(), StoreError> {
-    let states = || records.iter().map(|record| &record.state);
+async fn insert_states(tx: &mut Tx, states: &[(Uuid, State)], now: Timestamp) -> Result<(), StoreError> {
+    let all = || states.iter().map(|(_, state)| state);
     Bulk::new("task_run_state")
-        .column("id", Column::Uuid(states().map(|state| Some(state.id.0)).collect()))
-        .column("created", Column::Timestamp(vec![Some(now); records.len()]))
-        .column("updated", Column::Timestamp(vec![Some(now); records.len()]))
-        .column("type", Column::Enum("state_type", states().map(|state| Some(StateType::as_str(state.kind).to_owned())).collect()))
-        .column("timestamp", Column::Timestamp(states().map(|state| Some(state.timestamp)).collect()))
-        .column("name", Column::Text(states().map(|state| Some(state.name.clone())).collect()))
-        .column("message", Column::Text(states().map(|state| state.message.clone()).collect()))
-        .column("state_details", Column::Json(states().map(|state| Some(json!(state.state_details))).collect()))
-        .column("data", Column::Json(states().map(|state| state.data.clone()).collect()))
-        .column("task_run_id", Column::Uuid(records.iter().map(|record| Some(record.id)).collect()))
+        .column("id", Column::Uuid(all().map(|state| Some(state.id.0)).collect()))
+        .column("created", Column::Timestamp(vec![Some(now); states.len()]))
+        .column("updated", Column::Timestamp(vec![Some(now); states.len()]))
+        .column("type", Column::Enum("state_type", all().map(|state| Some(StateType::as_str(state.kind).to_owned())).collect()))
+        .column("timestamp", Column::Timestamp(all().map(|state| Some(state.timestamp)).collect()))
+        .column("name", Column::Text(all().map(|state| Some(state.name.clone())).collect()))
+        .column("message", Column::Text(all().map(|state| state.message.clone()).collect()))
+        .column("state_details", Column::JsonText("jsonb", all().map(|state| Some(json_text(&state.state_details))).collect()))
+        .column("data", Column::Json(all().map(|state| state.data.clone()).collect()))
+        .column("task_run_id", Column::Uuid(states.iter().map(|(task_run, _)| Some(*task_run)).collect()))
         .insert(tx, Conflict::Nothing, "")
         .await
         .map(drop)
