@@ -152,7 +152,7 @@ mod tests {
         tokio::pin!(waiting);
         assert!(futures_util::poll!(&mut waiting).is_pending(), "5 are as many as 5");
         board.lag("recorder", 4);
-        waiting.await;
+        tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("woken");
     }
 
     #[test]
