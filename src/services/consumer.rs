@@ -1,5 +1,6 @@
 //! Runs a [`Consume`]r: reads the local bus from its cursor and writes effect and cursor in one transaction, so an entry
-//! takes effect once, whoever leads. The bus is told of the cursor afterwards, only so that it can trim.
+//! takes effect once, whoever leads. (A consumer whose effect bears it may share a batch with a second transaction, see
+//! `sharing`; it is fenced too, and what it wrote is written again in vain where the first fails.) The bus is told of the cursor afterwards, only so that it can trim.
 //!
 //! A transient failure (database, bus) is tried again for ever. Any other is narrowed down to the entry that causes it,
 //! by halves; that one is kept as a dead letter after [`limits::CONSUMER_ATTEMPTS`], and the rest goes on. A dead letter that

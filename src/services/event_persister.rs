@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 
+use super::sharing::Sharing;
 use super::task_run_recorder::TASK_RUN_RECORDER;
 use super::{Consume, Lead, ServiceError};
 use crate::bus::{Entry, Topic};
@@ -11,7 +12,10 @@ use crate::store::Tx;
 use crate::store::events::{self, Carried};
 
 /// The reference's `EventPersister`.
-pub struct EventPersister;
+#[derive(Default)]
+pub struct EventPersister {
+    sharing: Sharing,
+}
 
 #[async_trait]
 impl Consume for EventPersister {
@@ -37,20 +41,20 @@ impl Consume for EventPersister {
         let mut events: Vec<Carried<'_>> = read.map_err(|error| ServiceError::Poison(format!("not an event: {error}")))?;
         events::put_in_order(&mut events);
         let now = lead.app.now();
-        if events.len() < limits::CONSUMER_SPLIT || !tx.dialect().has_parallel_writers() {
-            events::insert(tx, &events, now).await?;
-            return Ok(());
-        }
-        // Half of them in a transaction of its own, beside this one: the database works on both. What is there already
-        // stays as it is, so no harm is done where that one is committed and this one, with the cursor, is not.
-        let (apart, here) = events.split_at(events.len() / 2);
+        // Half of them in a transaction of its own: what is there already stays as it is, so no harm is done where that
+        // one is committed and this one, with the cursor, is not.
+        let is_shared = self.sharing.begin(events.len(), tx);
+        let (apart, here) = events.split_at(if is_shared { events.len() / 2 } else { 0 });
         let apart = async {
+            if apart.is_empty() {
+                return Ok(());
+            }
             let mut tx = lead.begin("event-persister.apart").await?;
             events::insert(&mut tx, apart, now).await?;
             tx.commit().await
         };
-        let here = events::insert(tx, here, now);
-        tokio::try_join!(apart, here)?;
+        tokio::try_join!(apart, events::insert(tx, here, now))?;
+        self.sharing.succeeded();
         Ok(())
     }
 }

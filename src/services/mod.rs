@@ -18,6 +18,7 @@ pub mod outbox_sweeper;
 pub mod pause_expirations;
 pub mod repossessor;
 pub mod scheduler;
+mod sharing;
 pub mod status;
 pub mod task_run_recorder;
 pub mod triggers;
@@ -138,7 +139,8 @@ pub trait Consume: Send + Sync + 'static {
     /// Entries of one transaction, at most.
     fn batch_entries(&self) -> usize;
 
-    /// Has the effect of the entries, in the transaction that also moves the cursor. Must bear a repetition.
+    /// Has the effect of the entries, in the transaction that also moves the cursor. Must bear a repetition. An effect that
+    /// is the same when repeated may be had in part in a transaction of its own, begun by [`Lead::begin`].
     async fn consume(&self, lead: &Lead, tx: &mut Tx, entries: &[Entry]) -> Result<(), ServiceError>;
 
     /// The consumer of the same stream that comes first when both have much to do, since both use one database.
@@ -180,7 +182,7 @@ pub fn table(app: &App) -> Vec<Service> {
     let settings = &app.settings().services;
     let mut all = Vec::new();
     if settings.event_persister.enabled {
-        all.push(Service::Consume(Box::new(event_persister::EventPersister)));
+        all.push(Service::Consume(Box::<event_persister::EventPersister>::default()));
     }
     if settings.task_run_recorder.enabled {
         all.push(Service::Consume(Box::<task_run_recorder::TaskRunRecorder>::default()));

@@ -4,7 +4,6 @@
 //! passed over. An event that cannot be read becomes a dead letter and holds up nothing.
 
 use std::borrow::Cow;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use memchr::memmem;
@@ -13,6 +12,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use super::sharing::Sharing;
 use super::{Consume, Lead, ServiceError};
 use crate::bus::{Entry, Topic};
 use crate::clock::Timestamp;
@@ -28,8 +28,7 @@ pub(super) const TASK_RUN_RECORDER: &str = "task-run-recorder";
 /// The reference's `TaskRunRecorder`.
 #[derive(Default)]
 pub struct TaskRunRecorder {
-    /// True where the last attempt failed: the next is made in one transaction, lest two wait for each other's rows again.
-    undivided: AtomicBool,
+    sharing: Sharing,
 }
 
 #[async_trait]
@@ -52,9 +51,8 @@ impl Consume for TaskRunRecorder {
             return Ok(());
         }
         let now = lead.app.now();
-        let is_divided = records.len() >= limits::CONSUMER_SPLIT && tx.dialect().has_parallel_writers();
-        let is_divided = !self.undivided.swap(true, Ordering::Relaxed) && is_divided;
-        let (here, apart) = if is_divided { task_run_records::halves(records) } else { (records, Vec::new()) };
+        let is_shared = self.sharing.begin(records.len(), tx);
+        let (here, apart) = if is_shared { task_run_records::halves(records) } else { (records, Vec::new()) };
         // To record a change again changes nothing, so no harm is done where the one half is committed and this
         // transaction, with the cursor, is not.
         let apart = async {
@@ -67,7 +65,7 @@ impl Consume for TaskRunRecorder {
             Ok(left_out)
         };
         let (here, apart) = tokio::try_join!(task_run_records::record(tx, here, now), apart)?;
-        self.undivided.store(false, Ordering::Relaxed);
+        self.sharing.succeeded();
         let left_out = here + apart;
         if left_out > 0 {
             tracing::debug!(left_out, "task runs of deleted flow runs are passed over");

@@ -56,6 +56,12 @@ fn entries(flow_run: Uuid, at: Timestamp) -> Vec<Entry> {
     (1..).zip(payloads).map(entry).collect()
 }
 
+/// How many entries are there once more.
+fn repeated(entries: &[Entry]) -> i64 {
+    let ids: std::collections::HashSet<Uuid> = entries.iter().map(|entry| entry.id).collect();
+    (entries.len() - ids.len()) as i64
+}
+
 /// Once with the transaction lost after the service has done its part, then to the end.
 async fn lost_then_kept(fixture: &Fixture, service: &dyn Consume, entries: &[Entry]) {
     assert!(entries.len() > limits::CONSUMER_SPLIT, "enough to share");
@@ -87,7 +93,7 @@ async fn a_shared_batch_of_task_runs_is_recorded_once() {
 async fn a_shared_batch_of_events_is_persisted_once() {
     for kind in BOTH {
         let fixture = Fixture::new(kind).await;
-        lost_then_kept(&fixture, &EventPersister, &entries(Uuid::nil(), fixture.now())).await;
+        lost_then_kept(&fixture, &EventPersister::default(), &entries(Uuid::nil(), fixture.now())).await;
         let events = (RUNS * CHANGES.len()) as i64;
         assert_eq!(fixture.number("SELECT COUNT(*) FROM events").await, events, "{kind:?}");
         assert_eq!(fixture.number("SELECT COUNT(*) FROM event_resources").await, events * 2, "{kind:?}: its own and the flow run's");
@@ -101,8 +107,24 @@ async fn a_shared_batch_of_a_former_leader_is_refused_whole() {
     let entries = entries(Uuid::nil(), fixture.now());
     let mut tx = fixture.begin().await;
     fixture.advance_fence(2).await;
-    let refused = EventPersister.consume(&fixture.lead, &mut tx, &entries).await;
+    let refused = EventPersister::default().consume(&fixture.lead, &mut tx, &entries).await;
     assert!(matches!(refused, Err(ServiceError::Store(crate::store::StoreError::Fenced { .. }))), "{refused:?}");
     drop(tx);
     assert_eq!(fixture.number("SELECT COUNT(*) FROM events").await, 0);
+}
+
+/// One that failed is tried again in its own transaction alone: here a second one is always refused.
+#[tokio::test]
+async fn a_batch_that_failed_is_not_shared_again() {
+    let fixture = Fixture::new(Kind::Postgres).await;
+    let persister = EventPersister::default();
+    let entries = entries(Uuid::nil(), fixture.now());
+    let mut tx = fixture.lead.begin("test").await.expect("a transaction");
+    let former = crate::services::Lead { epoch: 0, app: fixture.lead.app.clone() };
+    persister.consume(&former, &mut tx, &entries).await.expect_err("the second transaction is refused");
+    drop(tx);
+    let mut tx = fixture.lead.begin("test").await.expect("a transaction");
+    persister.consume(&former, &mut tx, &entries).await.expect("no second transaction is begun");
+    tx.commit().await.expect("committed");
+    assert_eq!(fixture.number("SELECT COUNT(*) FROM events").await, entries.len() as i64 - repeated(&entries));
 }
