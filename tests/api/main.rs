@@ -10,6 +10,7 @@ mod actions;
 mod background_tasks;
 mod bad_input;
 mod dead_letters;
+mod deployments;
 mod events;
 mod routes;
 mod slots;

@@ -182,8 +182,9 @@ async fn make(
             (Some(queue.id), Some(name))
         }
     };
-    let mut tags = deployment.tags.clone();
-    for tag in given.tags {
+    // Each once, those that the deployment names twice too.
+    let mut tags = Vec::new();
+    for tag in deployment.tags.iter().cloned().chain(given.tags) {
         if !tags.contains(&tag) {
             tags.push(tag);
         }
