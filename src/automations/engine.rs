@@ -27,6 +27,9 @@ use crate::model::json;
 use crate::store::{StoreError, Tx, automation_state as state, automations as store, cursors};
 use crate::telemetry::chain;
 
+/// The consumer group of whoever runs an [`Engine`]: what its cursor has not passed is not evaluated yet.
+pub const TRIGGERS_GROUP: &str = "reactive-triggers";
+
 /// Log lines travel as events, and concern no trigger.
 const LOG_WRITE: &str = "prefect.log.write";
 
@@ -400,17 +403,33 @@ impl Engine {
                 }
             }
         }
+        let as_of = self.as_of(app, tx, now).await?;
         if let Some(place) = self.due_proactive(now) {
-            self.look(tx, place, now).await?;
+            self.look(tx, place, now, as_of).await?;
             return Ok(true);
         }
         if must_tidy {
             // Only after all that were due: what is over is not deleted before it was looked at.
             let buffer = TimeDelta::from_std(app.settings().events.expired_bucket_buffer).unwrap_or(TimeDelta::minutes(1));
-            state::sweep(tx, self.clock.as_of(now) - buffer).await?;
+            state::sweep(tx, as_of - buffer).await?;
             self.pending.push(Pending::Tidied(now));
         }
         Ok(false)
+    }
+
+    /// The moment as of which it is known what has happened: not past the first event that waits to be evaluated, as many
+    /// do after an outage. Else what is among them would count as what did not happen, and counts that they go on with
+    /// would be deleted. (The reference goes by the events so far alone.)
+    async fn as_of(&self, app: &App, tx: &mut Tx, now: Timestamp) -> Result<Timestamp, EngineError> {
+        let position = cursors::read(tx, TRIGGERS_GROUP, &app.stream_name(&Topic::Events)).await?;
+        let limit = ReadLimit { entries: 1, ..ReadLimit::default() };
+        let waiting = match app.bus().read(&Topic::Events, position, limit).await {
+            Ok(entries) => entries.first().and_then(|entry| Timestamp::from_timestamp_millis(entry.at)),
+            // Nothing is left of it; the consumer sees to its cursor.
+            Err(BusError::Trimmed { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(self.clock.as_of(waiting.map_or(now, |at| at.min(now))))
     }
 
     /// True where [`Self::tick`] has something to do.
@@ -465,13 +484,12 @@ impl Engine {
         })
     }
 
-    /// Looks at a proactive trigger: what has not happened in time makes it fire.
-    async fn look(&mut self, tx: &mut Tx, place: Place, now: Timestamp) -> Result<(), EngineError> {
+    /// Looks at a proactive trigger: what has not happened in time, as of a moment up to which that is known, makes it fire.
+    async fn look(&mut self, tx: &mut Tx, place: Place, now: Timestamp, as_of: Timestamp) -> Result<(), EngineError> {
         let node = self.index.node(place);
         let (automation, trigger_id): (Arc<Automation>, Uuid) = (node.automation.clone(), node.trigger.id());
         let Some(trigger) = node.event_trigger() else { return Ok(()) };
         let (threshold, within, has_one) = (trigger.threshold, trigger.within(), trigger.for_each.is_empty());
-        let as_of = self.clock.as_of(now);
         let there = self.hold(tx, HashSet::from([automation.id])).await?;
         let mut again = now + LOOK_MIN;
         if !there.is_empty() {

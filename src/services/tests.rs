@@ -4,6 +4,7 @@
 
 mod scale;
 mod shared;
+mod triggers;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

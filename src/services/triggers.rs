@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use tokio::sync::Mutex;
 
 use super::{Consume, Lead, ServiceError};
-use crate::automations::engine::{Engine, EngineError};
+use crate::automations::engine::{Engine, EngineError, TRIGGERS_GROUP};
 use crate::bus::{Entry, Topic};
 use crate::limits;
 use crate::store::Tx;
@@ -31,7 +31,7 @@ impl From<EngineError> for ServiceError {
 #[async_trait]
 impl Consume for Triggers {
     fn name(&self) -> &'static str {
-        "reactive-triggers"
+        TRIGGERS_GROUP
     }
 
     fn topic(&self) -> Topic {
