@@ -20,9 +20,10 @@ pub async fn one_node(kind: Kind) -> Cluster {
     start(Options::new(1, kind)).await
 }
 
-/// Starts one node which keeps events however old they are.
+/// Starts one node which keeps events however old they are. (`false` would have the vacuum delete them all the same, as in
+/// the reference; only what else it may delete leaves them out.)
 pub async fn node_that_keeps_events(kind: Kind) -> Cluster {
-    start(Options::new(1, kind).variable("PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED", "false")).await
+    start(Options::new(1, kind).variable("PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED", "flow_runs")).await
 }
 
 /// Starts three nodes on a Postgres database of their own.
