@@ -14,7 +14,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
-use crate::cli::{AskArgs, DeadLettersArgs, ReplayArgs};
+use crate::cli::{AddArgs, AskArgs, DeadLettersArgs, RemoveArgs, ReplayArgs, TransferArgs};
 
 /// Bytes of an answer: a status with thousands of streams stays far below.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -22,11 +22,16 @@ const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How long a node may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
+/// How long a change of the group may take: a node that is taken in catches up first.
+const CHANGED_WITHIN: Duration = Duration::from_mins(2);
+
 /// What to print of the status.
 #[derive(Clone, Copy, Debug)]
 pub enum View {
     /// Members and services.
     Cluster,
+    /// Members.
+    Members,
     /// One line per stream.
     Streams,
     /// One line per consumer group.
@@ -106,6 +111,41 @@ pub async fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Has a node taken into the group.
+///
+/// # Errors
+/// The node that was asked cannot be reached, or the group refuses.
+pub async fn add_member(args: &AddArgs) -> anyhow::Result<()> {
+    let (id, address) = &args.member;
+    let body = serde_json::json!({"id": id, "address": address});
+    change(&args.ask, Method::POST, "members", Some(&body), &format!("node {id} belongs to the group and votes")).await
+}
+
+/// Has a node struck off.
+///
+/// # Errors
+/// As [`add_member`].
+pub async fn remove_member(args: &RemoveArgs) -> anyhow::Result<()> {
+    let said = format!("node {} belongs to the group no more; its id must not be used again", args.id);
+    change(&args.ask, Method::DELETE, &format!("members/{}", args.id), None, &said).await
+}
+
+/// Has another node lead the Raft group.
+///
+/// # Errors
+/// As [`add_member`].
+pub async fn transfer_leader(args: &TransferArgs) -> anyhow::Result<()> {
+    let body = serde_json::json!({"to": args.to});
+    change(&args.ask, Method::POST, "transfer-leader", Some(&body), "another node leads").await
+}
+
+async fn change(ask: &AskArgs, method: Method, path: &str, body: Option<&Value>, said: &str) -> anyhow::Result<()> {
+    let url = format!("{}/cluster/{path}", ask.api_url.trim_end_matches('/'));
+    let answer = call(method, &url, ask.auth_string.as_deref(), body, CHANGED_WITHIN).await?;
+    println!("{}", if ask.json { answer.to_string() } else { said.to_owned() });
+    Ok(())
+}
+
 fn form_urlencoded(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
@@ -174,6 +214,9 @@ async fn call(method: Method, url: &str, auth: Option<&str>, body: Option<&Value
     if !status.is_success() {
         bail!("{url} answered {status}: {}", String::from_utf8_lossy(&body));
     }
+    if status == StatusCode::NO_CONTENT {
+        return Ok(Value::Null);
+    }
     serde_json::from_slice(&body).with_context(|| format!("{url} did not answer in JSON"))
 }
 
@@ -183,6 +226,7 @@ fn render(status: &Value, view: View) -> String {
     let rows = |name: &str| status[name].as_array().cloned().unwrap_or_default();
     let written = match view {
         View::Cluster => cluster(&mut out, status, &rows("nodes"), &rows("services")),
+        View::Members => members(&mut out, &rows("nodes")),
         View::Streams => streams(&mut out, &rows("streams")),
         View::Groups => groups(&mut out, &rows("streams")),
     };
@@ -199,21 +243,7 @@ fn cluster(out: &mut String, status: &Value, nodes: &[Value], services: &[Value]
         shown(&status["services_leader"]),
         shown(&status["epoch"])
     )?;
-    writeln!(out, "{:>5} {:>8} {:10} {:5} {:>12} {:>12}  {:22} version", "node", "pid", "role", "up", "log", "applied", "http")?;
-    for node in nodes {
-        writeln!(
-            out,
-            "{:>5} {:>8} {:10} {:5} {:>12} {:>12}  {:22} {}",
-            shown(&node["id"]),
-            shown(&node["pid"]),
-            shown(&node["role"]),
-            shown(&node["up"]),
-            shown(&node["log_index"]),
-            shown(&node["applied_index"]),
-            shown(&node["http"]),
-            shown(&node["version"])
-        )?;
-    }
+    members(out, nodes)?;
     if !services.is_empty() {
         writeln!(out, "{:24} {:>5} {:>8} {:32} error", "service", "node", "lag", "last success")?;
     }
@@ -226,6 +256,30 @@ fn cluster(out: &mut String, status: &Value, nodes: &[Value], services: &[Value]
             shown(&service["lag"]),
             shown(&service["last_success"]),
             shown(&service["error"])
+        )?;
+    }
+    Ok(())
+}
+
+fn members(out: &mut String, nodes: &[Value]) -> std::fmt::Result {
+    writeln!(
+        out,
+        "{:>5} {:>8} {:10} {:5} {:>12} {:>12}  {:22} {:22} version",
+        "node", "pid", "role", "up", "log", "applied", "http", "peer"
+    )?;
+    for node in nodes {
+        writeln!(
+            out,
+            "{:>5} {:>8} {:10} {:5} {:>12} {:>12}  {:22} {:22} {}",
+            shown(&node["id"]),
+            shown(&node["pid"]),
+            shown(&node["role"]),
+            shown(&node["up"]),
+            shown(&node["log_index"]),
+            shown(&node["applied_index"]),
+            shown(&node["http"]),
+            shown(&node["peer"]),
+            shown(&node["version"])
         )?;
     }
     Ok(())

@@ -35,7 +35,7 @@ pub enum Command {
     Server(ServerCommand),
     /// Run a local group: nodes as child processes behind one front door.
     Dev(DevArgs),
-    /// Look at the group.
+    /// Look at the group, and change who belongs to it.
     #[command(subcommand)]
     Cluster(ClusterCommand),
     /// Look into the bus.
@@ -169,6 +169,52 @@ pub struct DevArgs {
 pub enum ClusterCommand {
     /// Show the group as one of its nodes sees it.
     Status(AskArgs),
+    /// List its nodes.
+    Members(AskArgs),
+    /// Take in a node that was started with an empty data directory and lists itself and members as its peers.
+    Add(AddArgs),
+    /// Strike a node off, alive or not; its id is never used again.
+    Remove(RemoveArgs),
+    /// Have another node lead the Raft group.
+    TransferLeader(TransferArgs),
+}
+
+/// `praetor cluster add`
+#[derive(Clone, Debug, Args)]
+pub struct AddArgs {
+    /// Its number, which the group never had before, and where the others reach it
+    #[arg(value_name = "N=HOST:PORT", value_parser = numbered)]
+    pub member: (u64, String),
+    /// Whom to ask.
+    #[command(flatten)]
+    pub ask: AskArgs,
+}
+
+fn numbered(text: &str) -> Result<(u64, String), String> {
+    let (id, address) = text.split_once('=').ok_or("write N=HOST:PORT")?;
+    Ok((id.parse().map_err(|_| format!("{id:?} is no number"))?, address.to_owned()))
+}
+
+/// `praetor cluster remove`
+#[derive(Clone, Debug, Args)]
+pub struct RemoveArgs {
+    /// Its number
+    #[arg(value_name = "N")]
+    pub id: u64,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub ask: AskArgs,
+}
+
+/// `praetor cluster transfer-leader`
+#[derive(Clone, Debug, Args)]
+pub struct TransferArgs {
+    /// To whom [default: the one whose log is the most complete]
+    #[arg(value_name = "N")]
+    pub to: Option<u64>,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub ask: AskArgs,
 }
 
 /// `praetor bus ...`

@@ -5,6 +5,7 @@
 //! a sentence. SIGTERM or SIGINT: not ready, requests in flight end, background work ends, exit 0.
 
 mod group;
+mod members;
 mod status;
 
 use std::convert::Infallible;
@@ -197,7 +198,8 @@ impl Parts {
         if self.role == Role::Server && self.settings.server.register_blocks_on_start {
             background.spawn("blocks.register", crate::api::block_types::register_on_start(app.clone()));
         }
-        let status = status::router(status::Sources { cluster: Arc::downgrade(cluster), board, app: app.clone() });
+        let status = status::router(status::Sources { cluster: Arc::downgrade(cluster), board, app: app.clone() })
+            .merge(members::router(Arc::downgrade(cluster)));
         let api = match self.role {
             Role::Server => {
                 let ui = crate::api::UiFiles::find(&self.settings.server).await?;

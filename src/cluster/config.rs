@@ -28,7 +28,8 @@ pub struct ClusterConfig {
     pub data_dir: PathBuf,
     /// Where this node listens for the others. A group of one needs none.
     pub listen: Option<SocketAddr>,
-    /// Node id to `host:port`, this node included or not. Empty: a group of one.
+    /// Node id to `host:port`, this node included or not: the members at the group's birth; for a node that is to join a group, itself
+    /// and members of the group. Empty: a group of one.
     pub peers: BTreeMap<u64, String>,
     /// Where clients reach this node, for status pages; empty if it serves none.
     pub http_address: String,
@@ -93,8 +94,8 @@ impl ClusterConfig {
         }
         let mut addresses: BTreeMap<&str, u64> = BTreeMap::new();
         for (id, address) in &self.peers {
-            if address.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
-                return wrong(format!("the address of peer {id}, \"{address}\", is not of the form host:port"));
+            if let Err(what) = check_address(address) {
+                return wrong(format!("the address of peer {id}, \"{address}\", {what}"));
             }
             if let Some(other) = addresses.insert(address, *id) {
                 return wrong(format!("the peers {other} and {id} have the same address {address}"));
@@ -125,6 +126,15 @@ impl ClusterConfig {
             return wrong("the election times must be longer than two heartbeats, and the second not shorter than the first".into());
         }
         Ok(())
+    }
+}
+
+/// # Errors
+/// What is wrong with it, when it is not of the form `host:port`.
+pub(super) fn check_address(address: &str) -> Result<(), &'static str> {
+    match address.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(()),
+        _ => Err("is not of the form host:port"),
     }
 }
 

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::batcher::Batcher;
 use super::config::{ClusterConfig, ClusterError};
 use super::identity::Identity;
 use super::limits;
@@ -38,6 +39,9 @@ pub(super) struct Core {
     pub reader: BusReader,
     pub proposer: Proposer,
     pub contact: Contact,
+    pub batcher: Batcher,
+    /// Held by the one change of members that may be under way.
+    pub changing_members: tokio::sync::Mutex<()>,
     pub tasks: Tasks,
     /// Set when the node is about to leave: it wants no lead any more.
     pub draining: AtomicBool,

@@ -100,6 +100,12 @@ pub const NODE_AWAY: Duration = Duration::from_secs(1);
 /// other end: so that it stops before another is elected.
 pub const SERVICES_LEASE: Duration = Duration::from_millis(900);
 
+/// How long a change of members may take before whoever asked for it is told that it is not finished.
+pub const MEMBER_CHANGE: Duration = Duration::from_mins(1);
+
+/// Entries of the log that a learner may lack when it becomes a voter: what comes in within a moment.
+pub const MEMBER_BEHIND_ENTRIES: u64 = 1_000;
+
 /// How often the Raft leader looks whether the services' leader lives.
 pub const ELECTION_LOOK: Duration = Duration::from_millis(100);
 

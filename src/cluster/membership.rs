@@ -1,152 +1,249 @@
-//! How a group comes into being: once, from the list of peers that every node was started with.
+//! Members that come and go while the group runs: `praetor cluster add` and `remove`.
 //!
-//! The node with the lowest id waits until every listed node has answered, has the same list, and knows of no other cluster.
-//! It then chooses the cluster's id, gives it to all, and only then starts Raft's history. Whatever fails on the way is taken up
-//! again: an id that some of them already have is kept. A node without an id that finds the others with a history has lost its
-//! disk, and must not vote under its old number: it says so and stays out.
+//! The Raft leader does it, one change at a time; whoever is asked passes it on. A node that comes is taken in as a learner, which
+//! votes on nothing, and becomes a voter when it has caught up. One that goes loses its vote first and is then struck off the
+//! bus's list of members; its id is never used again, and what it still says is not listened to. Each step is repeatable: a change
+//! that was cut short is taken up where it stopped when it is asked for again.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
-use uuid::Uuid;
+use openraft::ChangeMembers;
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use tokio::time::Instant;
+use tonic::{Code, Status};
 
+use super::bootstrap::{adopt, hello};
+use super::config::{ClusterError, check_address};
 use super::core::Core;
-use super::limits;
-use super::types::{PeerNode, cluster_pb as pb};
+use super::types::{PeerNode, TypeConfig, cluster_pb as pb};
+use super::{election, leadership, limits};
+use crate::bus::command::{Command, Reply};
 
-/// Brings this node into its group; returns when it has an id and a history, or cannot have one.
-pub(super) async fn bootstrap(core: Arc<Core>) {
-    let members = core.config.members();
-    let stopping = core.tasks.stopping();
-    let mut said = None;
+/// What an operator wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Take a node in, which has been started and waits for it.
+    Add {
+        /// Never used in this group before.
+        id: u64,
+        /// `host:port` of its listener for the other nodes.
+        address: String,
+    },
+    /// Strike a node off, for ever.
+    Remove {
+        /// A member, alive or not.
+        id: u64,
+    },
+}
+
+/// Makes the change wherever the leader is.
+///
+/// # Errors
+/// [`ClusterError::Config`] when it makes no sense, [`ClusterError::Refused`] when the group or the node cannot bear it,
+/// [`ClusterError::Unavailable`] when it was not finished in time: then asking again goes on with it.
+pub(super) async fn change(core: &Arc<Core>, change: Change) -> Result<(), ClusterError> {
+    let deadline = Instant::now() + limits::MEMBER_CHANGE;
     loop {
-        let step = if members.len() == 1 { found_alone(&core).await } else { step(&core, &members).await };
-        let waiting_for = match step {
-            Step::Done => return,
-            Step::Never(reason) => return core.set_unfit(reason),
-            Step::Wait(reason) => reason,
+        let attempt = match core.leader() {
+            None => Err(ClusterError::Unavailable("there is no leader".into())),
+            Some(leader) if leader == core.node_id() => change_here(core, &change, deadline).await,
+            Some(leader) => change_there(core, leader, &change, deadline).await,
         };
-        if said.as_ref() != Some(&waiting_for) {
-            tracing::info!(node.id = core.node_id(), "waiting for the group: {waiting_for}");
-            said = Some(waiting_for);
-        }
-        tokio::select! {
-            biased;
-            () = tokio::time::sleep(Duration::from_millis(100)) => {}
-            () = stopping.cancelled() => return,
-        }
-    }
-}
-
-enum Step {
-    Done,
-    Wait(String),
-    Never(String),
-}
-
-async fn found_alone(core: &Core) -> Step {
-    if !core.log.is_pristine() {
-        return Step::Done;
-    }
-    let id = core.identity.cluster_id().unwrap_or_else(new_cluster_id);
-    found(core, id, &core.config.members()).await
-}
-
-async fn step(core: &Arc<Core>, members: &BTreeMap<u64, String>) -> Step {
-    if core.identity.cluster_id().is_some() && !core.log.is_pristine() {
-        return Step::Done;
-    }
-    let me = core.node_id();
-    let mut ids = Vec::new();
-    let mut missing = Vec::new();
-    for (node, address) in members.iter().filter(|(node, _)| **node != me) {
-        match hello(core, *node, address, members).await {
-            Ok(reply) => {
-                let theirs: BTreeMap<u64, String> = reply.peers.into_iter().collect();
-                if theirs != *members {
-                    missing.push(format!("node {node} was started with another list of peers"));
-                    continue;
-                }
-                if reply.initialized && core.identity.cluster_id().is_none() {
-                    return Step::Never(format!(
-                        "node {me} has an empty data directory, and node {node} belongs to cluster {} since long: a node that lost \
-                         its disk must come back as a new one. Give it an id that was never used, and add it to the group",
-                        reply.cluster_id
-                    ));
-                }
-                if let Ok(id) = reply.cluster_id.parse::<Uuid>() {
-                    ids.push((*node, id));
-                }
+        match attempt {
+            Err(ClusterError::Unavailable(reason)) if Instant::now() < deadline => {
+                tracing::info!(?change, "the change of members is tried again: {reason}");
+                tokio::time::sleep(limits::PEER_RETRY).await;
             }
-            Err(reason) => missing.push(format!("node {node} at {address}: {reason}")),
-        }
-    }
-    if let Some(mine) = core.identity.cluster_id() {
-        ids.push((me, mine));
-    }
-    if let (Some((first, id)), Some((other, different))) = (ids.first(), ids.iter().find(|(_, id)| *id != ids[0].1)) {
-        return Step::Never(format!(
-            "node {first} belongs to cluster {id} and node {other} to cluster {different}: start those with empty data directories \
-             that do not belong to the cluster you want"
-        ));
-    }
-    if !missing.is_empty() {
-        return Step::Wait(missing.join("; "));
-    }
-    if members.keys().next() != Some(&me) {
-        // The one with the lowest id acts; Raft reaches this node when it has.
-        return Step::Wait("the node with the lowest id founds it".into());
-    }
-    let id = ids.first().map_or_else(new_cluster_id, |(_, id)| *id);
-    for (node, address) in members.iter().filter(|(node, _)| **node != me) {
-        if let Err(reason) = adopt(core, *node, address, id, members).await {
-            return Step::Wait(format!("node {node} at {address}: {reason}"));
-        }
-    }
-    found(core, id, members).await
-}
-
-async fn found(core: &Core, id: Uuid, members: &BTreeMap<u64, String>) -> Step {
-    if let Err(error) = core.identity.adopt(id) {
-        return Step::Never(error.to_string());
-    }
-    let nodes: BTreeMap<u64, PeerNode> = members.iter().map(|(node, address)| (*node, PeerNode { address: address.clone() })).collect();
-    match core.raft.initialize(nodes).await {
-        Ok(()) => {
-            tracing::info!(node.id = core.node_id(), cluster.id = %id, "cluster {id} was founded with {} nodes", members.len());
-            Step::Done
-        }
-        Err(error) if error.fatal().is_some() => Step::Never(error.to_string()),
-        // Somebody's vote or entries are here already: there is a history.
-        Err(error) => {
-            tracing::debug!(%error, "the group has a history already");
-            Step::Done
+            other => return other,
         }
     }
 }
 
-async fn hello(core: &Core, node: u64, address: &str, members: &BTreeMap<u64, String>) -> Result<pb::HelloReply, String> {
-    let message = pb::HelloRequest { node_id: core.node_id(), peers: members.iter().map(|(id, address)| (*id, address.clone())).collect() };
-    let mut client = core.service(address).map_err(|status| status.message().to_owned())?;
-    match tokio::time::timeout(limits::NODE_AWAY, client.hello(core.peers.request(node, message))).await {
-        Ok(Ok(reply)) => Ok(reply.into_inner()),
-        Ok(Err(status)) if status.code() == tonic::Code::Unavailable => Err("cannot be reached".into()),
-        Ok(Err(status)) => Err(status.message().to_owned()),
-        Err(_) => Err("does not answer".into()),
+async fn change_there(core: &Core, leader: u64, change: &Change, deadline: Instant) -> Result<(), ClusterError> {
+    let address = core.address(leader).ok_or_else(|| ClusterError::Unavailable("the leader's address is unknown".into()))?;
+    let mut client = core.service(&address).map_err(error_from_wire)?;
+    let request = core.peers.request(leader, change_to_wire(change));
+    match tokio::time::timeout_at(deadline, client.change_members(request)).await {
+        Ok(result) => result.map(drop).map_err(error_from_wire),
+        Err(_) => Err(ClusterError::Unavailable(format!("the leader, node {leader}, has not finished it in time"))),
     }
 }
 
-async fn adopt(core: &Core, node: u64, address: &str, id: Uuid, members: &BTreeMap<u64, String>) -> Result<(), String> {
-    let message =
-        pb::AdoptRequest { cluster_id: id.to_string(), peers: members.iter().map(|(id, address)| (*id, address.clone())).collect() };
-    let mut client = core.service(address).map_err(|status| status.message().to_owned())?;
-    match tokio::time::timeout(limits::NODE_AWAY, client.adopt(core.peers.request(node, message))).await {
-        Ok(result) => result.map(drop).map_err(|status| status.message().to_owned()),
-        Err(_) => Err("does not answer".into()),
+/// Makes the change as the leader.
+///
+/// # Errors
+/// As [`change`]; `Unavailable` too when this node does not lead.
+pub(super) async fn change_here(core: &Arc<Core>, change: &Change, deadline: Instant) -> Result<(), ClusterError> {
+    let Ok(_one_at_a_time) = core.changing_members.try_lock() else {
+        return Err(ClusterError::Unavailable("another change of members is under way".into()));
+    };
+    if !core.is_leader() {
+        return Err(ClusterError::Unavailable(format!("node {} is not the leader", core.node_id())));
+    }
+    let making = async {
+        match change {
+            Change::Add { id, address } => add(core, *id, address).await,
+            Change::Remove { id } => remove(core, *id).await,
+        }
+    };
+    match tokio::time::timeout_at(deadline, making).await {
+        Ok(result) => result,
+        Err(_) => Err(ClusterError::Unavailable("it is not finished yet; ask again and it goes on".into())),
     }
 }
 
-fn new_cluster_id() -> Uuid {
-    crate::id::v4()
+async fn add(core: &Arc<Core>, id: u64, address: &str) -> Result<(), ClusterError> {
+    if id == 0 {
+        return Err(ClusterError::Config("the node id 0 is not allowed: give every node its own number, from 1 on".into()));
+    }
+    check_address(address).map_err(|wrong| ClusterError::Config(format!("the address of node {id}, \"{address}\", {wrong}")))?;
+    let view = core.reader.cluster().borrow().clone();
+    if view.removed.contains(&id) {
+        return Err(ClusterError::Refused(format!("node {id} was removed, and its id is never used again: start the node with another")));
+    }
+    let membership = core.metrics().membership_config;
+    for (member, node) in membership.nodes() {
+        if *member == id && node.address != address {
+            return Err(ClusterError::Refused(format!("node {id} is a member already, at {}", node.address)));
+        }
+        if *member != id && node.address == address {
+            return Err(ClusterError::Refused(format!("{address} is the address of node {member}; remove that one first")));
+        }
+    }
+    if membership.voter_ids().any(|voter| voter == id) {
+        return Ok(());
+    }
+    if membership.get_node(&id).is_none() {
+        take_in(core, id, address).await?;
+        let node = PeerNode { address: address.to_owned() };
+        tell(core.raft.add_learner(id, node, false).await)?;
+        tracing::info!(node.id = core.node_id(), added = id, address, "node {id} is a learner now, and catches up");
+    }
+    caught_up(core, id).await;
+    tell(core.raft.change_membership(ChangeMembers::AddVoterIds(BTreeSet::from([id])), true).await)?;
+    tracing::info!(node.id = core.node_id(), added = id, "node {id} is a voter of the group now");
+    Ok(())
+}
+
+/// Gives the node that waits at `address` the cluster's id, so that it lets the leader's entries in.
+async fn take_in(core: &Arc<Core>, id: u64, address: &str) -> Result<(), ClusterError> {
+    let ours = core.identity.cluster_id().ok_or_else(|| ClusterError::Unavailable("the group is not founded yet".into()))?;
+    let members = core.config.members();
+    let unreachable = |reason: String| ClusterError::Unavailable(format!("node {id} at {address}: {reason}"));
+    let theirs = hello(core, id, address, &members).await.map_err(unreachable)?;
+    if !theirs.cluster_id.is_empty() && theirs.cluster_id != ours.to_string() {
+        return Err(ClusterError::Refused(format!("node {id} belongs to cluster {} already, and this is {ours}", theirs.cluster_id)));
+    }
+    if theirs.initialized {
+        return Err(ClusterError::Refused(format!("node {id} has a history already: start it with an empty data directory")));
+    }
+    adopt(core, id, address, ours, &members, true).await.map_err(unreachable)
+}
+
+/// Waits until little is missing in the log of learner `id`. Not bounded in time, since a snapshot may have to travel first.
+async fn caught_up(core: &Core, id: u64) {
+    loop {
+        let metrics = core.metrics();
+        let matching = metrics.replication.as_ref().and_then(|replication| replication.get(&id).copied().flatten());
+        let missing = metrics.last_log_index.unwrap_or(0).saturating_sub(matching.map_or(0, |id| id.index));
+        if matching.is_some() && missing <= limits::MEMBER_BEHIND_ENTRIES {
+            return;
+        }
+        tokio::time::sleep(limits::PEER_RETRY).await;
+    }
+}
+
+async fn remove(core: &Arc<Core>, id: u64) -> Result<(), ClusterError> {
+    let membership = core.metrics().membership_config;
+    let view = core.reader.cluster().borrow().clone();
+    let voters: BTreeSet<u64> = membership.voter_ids().collect();
+    if voters.contains(&id) {
+        let stay: Vec<u64> = voters.iter().copied().filter(|voter| *voter != id).collect();
+        let alive = stay.iter().filter(|voter| election::is_alive(core, **voter)).count();
+        if stay.is_empty() {
+            return Err(ClusterError::Refused(format!("node {id} is the only voter of its group")));
+        }
+        if alive * 2 <= stay.len() {
+            return Err(ClusterError::Refused(format!(
+                "without node {id} there would be {} voters, of which {alive} answer: the group would stand still. Bring others back, \
+                 or add one, before this one goes",
+                stay.len()
+            )));
+        }
+        if id == core.node_id() {
+            leadership::transfer_here(core, None).await?;
+            return Err(ClusterError::Unavailable("the lead was handed over; its new holder removes this node".into()));
+        }
+        tell(core.raft.change_membership(ChangeMembers::RemoveVoters(BTreeSet::from([id])), false).await)?;
+    } else if membership.get_node(&id).is_some() {
+        tell(core.raft.change_membership(ChangeMembers::RemoveNodes(BTreeSet::from([id])), false).await)?;
+    } else if view.removed.contains(&id) {
+        return Ok(());
+    } else if !view.members.contains_key(&id) {
+        return Err(ClusterError::Config(format!("node {id} is no member of this group")));
+    }
+    match core.batcher.submit(Command::RemoveMember { id }, limits::COMMAND_DEADLINE).await {
+        Ok(Reply::Done) => {
+            tracing::info!(node.id = core.node_id(), removed = id, "node {id} was removed from the group");
+            Ok(())
+        }
+        Ok(other) => Err(ClusterError::Refused(format!("node {id} could not be struck off: {other:?}"))),
+        Err(error) => Err(ClusterError::Unavailable(error.to_string())),
+    }
+}
+
+/// What Raft said to a change.
+fn tell<T>(result: Result<T, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>) -> Result<(), ClusterError> {
+    match result {
+        Ok(_) => Ok(()),
+        Err(RaftError::Fatal(fatal)) => Err(ClusterError::Stopped(fatal.to_string())),
+        Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error @ ChangeMembershipError::EmptyMembership(_)))) => {
+            Err(ClusterError::Refused(error.to_string()))
+        }
+        // Another leader, or a change that an earlier leader began: all passes.
+        Err(RaftError::APIError(error)) => Err(ClusterError::Unavailable(error.to_string())),
+    }
+}
+
+fn change_to_wire(change: &Change) -> pb::ChangeMembersRequest {
+    use pb::change_members_request::{Add, Change as Wire, Remove};
+    let change = match change {
+        Change::Add { id, address } => Wire::Add(Add { id: *id, address: address.clone() }),
+        Change::Remove { id } => Wire::Remove(Remove { id: *id }),
+    };
+    pb::ChangeMembersRequest { change: Some(change) }
+}
+
+/// A change as another node sent it on.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` where a newer version means something that this one does not know.
+pub(super) fn change_from_wire(request: pb::ChangeMembersRequest) -> Result<Change, Status> {
+    use pb::change_members_request::{Add, Change as Wire, Remove};
+    match request.change {
+        Some(Wire::Add(Add { id, address })) => Ok(Change::Add { id, address }),
+        Some(Wire::Remove(Remove { id })) => Ok(Change::Remove { id }),
+        None => Err(Status::invalid_argument("the leader is of another version and does not know this change of members")),
+    }
+}
+
+/// How a leader's refusal travels.
+pub(super) fn error_to_wire(error: &ClusterError) -> Status {
+    let code = match error {
+        ClusterError::Config(_) => Code::InvalidArgument,
+        ClusterError::Refused(_) => Code::FailedPrecondition,
+        _ => Code::Unavailable,
+    };
+    Status::new(code, error.to_string())
+}
+
+fn error_from_wire(status: Status) -> ClusterError {
+    let reason = status.message().to_owned();
+    match status.code() {
+        Code::InvalidArgument => ClusterError::Config(reason),
+        Code::FailedPrecondition => ClusterError::Refused(reason),
+        Code::Unimplemented => ClusterError::Refused("the leader's version cannot change members yet; update it first".into()),
+        _ => ClusterError::Unavailable(reason),
+    }
 }

@@ -13,6 +13,7 @@
 //! Raft and the listener for the other nodes run on two threads of their own, so that no work of the API delays a heartbeat.
 
 mod batcher;
+mod bootstrap;
 mod compaction;
 mod config;
 mod convert;
@@ -56,6 +57,7 @@ use batcher::Batcher;
 pub use config::{ClusterConfig, ClusterError, EXIT_STORAGE_FAILED, OnStorageFailure, Token};
 pub use leadership::ServicesLeadership;
 pub use log_feed::{Heard, LogFeed, LogSubscription};
+use membership::Change;
 use replicated_bus::ReplicatedBus;
 pub use status::{ClusterStatus, GroupStatus, NodeStatus, StreamStatus};
 
@@ -184,6 +186,26 @@ impl Cluster {
         }
     }
 
+    /// Takes node `id` into the group, which was started with an empty data directory and waits at `address` (`host:port`): as a
+    /// learner, and as a voter once it has caught up. Again is nothing.
+    ///
+    /// # Errors
+    /// [`ClusterError::Config`] when it makes no sense, [`ClusterError::Refused`] when node or group cannot bear it,
+    /// [`ClusterError::Unavailable`] when it was not finished within a minute: asking again goes on with it.
+    pub async fn add_member(&self, id: u64, address: String) -> Result<(), ClusterError> {
+        let core = self.core.clone();
+        self.inside(async move { membership::change(&core, Change::Add { id, address }).await }).await
+    }
+
+    /// Strikes node `id` off, alive or not; its id is never used again. Again is nothing.
+    ///
+    /// # Errors
+    /// As [`Cluster::add_member`]; refused too where those that stay would have no majority that answers.
+    pub async fn remove_member(&self, id: u64) -> Result<(), ClusterError> {
+        let core = self.core.clone();
+        self.inside(async move { membership::change(&core, Change::Remove { id }).await }).await
+    }
+
     /// Hands the Raft lead to `to`, or to the most complete other voter.
     ///
     /// # Errors
@@ -234,7 +256,7 @@ impl Cluster {
         if tokio::time::timeout(limits::SHUTDOWN_STEP, self.batcher.drained()).await.is_err() {
             tracing::warn!("what is queued could not be brought to the log in time; its publishers were told nothing");
         }
-        if leaving == Leaving::Alone && self.core.is_leader() && self.core.config.members().len() > 1 {
+        if leaving == Leaving::Alone && self.core.is_leader() && self.core.members().len() > 1 {
             let handed_over = tokio::time::timeout(limits::SHUTDOWN_STEP, leadership::transfer_here(&self.core, None)).await;
             if !matches!(handed_over, Ok(Ok(()))) {
                 tracing::warn!("the Raft lead could not be handed over in time; the others elect another");

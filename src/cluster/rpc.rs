@@ -16,6 +16,7 @@ use openraft::raft::{StreamAppendError, TransferLeaderRequest};
 use openraft::storage::Snapshot;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
@@ -26,7 +27,7 @@ use super::peers::Scope;
 use super::snapshots::SnapshotFolder;
 use super::status;
 use super::types::{Vote, cluster_pb, raft_pb};
-use super::{forward, leadership, limits};
+use super::{forward, leadership, limits, membership};
 use crate::task;
 
 /// Serves the other nodes until the node stops.
@@ -68,10 +69,22 @@ impl Service {
         if self.core.tasks.stopping().is_cancelled() {
             return Err(Status::unavailable("this node is stopping"));
         }
-        self.core.peers.admit(request.metadata(), scope).inspect_err(|status| {
+        let from = self.core.peers.admit(request.metadata(), scope).inspect_err(|status| {
             tracing::warn!(from = ?request.remote_addr(), "a call of another node was refused: {}", status.message());
-        })
+        })?;
+        if scope == Scope::Member && self.core.reader.cluster().borrow().removed.contains(&from) {
+            return Err(Status::permission_denied(removed(from)));
+        }
+        Ok(from)
     }
+}
+
+/// What a node is told that was removed.
+pub(super) fn removed(id: u64) -> String {
+    format!(
+        "node {id} was removed from this group, and its id is never used again: stop it, or start it with an empty data directory and a \
+         new id, and add it"
+    )
 }
 
 fn stopped(error: impl std::fmt::Display) -> Status {
@@ -251,6 +264,8 @@ impl cluster_pb::cluster_server::Cluster for Service {
             cluster_id: self.core.identity.cluster_id().map(|id| id.to_string()).unwrap_or_default(),
             initialized: !self.core.log.is_pristine(),
             peers: self.core.config.members().into_iter().collect(),
+            members: self.core.metrics().membership_config.nodes().map(|(id, node)| (*id, node.address.clone())).collect(),
+            removed: self.core.reader.cluster().borrow().removed.iter().copied().collect(),
         }))
     }
 
@@ -258,7 +273,7 @@ impl cluster_pb::cluster_server::Cluster for Service {
         let from = self.admit(&request, Scope::Bootstrap)?;
         let request = request.into_inner();
         let theirs: BTreeMap<u64, String> = request.peers.into_iter().collect();
-        if theirs != self.core.config.members() {
+        if !request.join && theirs != self.core.config.members() {
             return Err(Status::failed_precondition(format!(
                 "node {} was started with another list of peers than node {from}",
                 self.core.node_id()
@@ -267,6 +282,23 @@ impl cluster_pb::cluster_server::Cluster for Service {
         let id: Uuid = request.cluster_id.parse().map_err(|_| Status::invalid_argument("the cluster's id is no UUID"))?;
         self.core.identity.adopt(id).map_err(|error| Status::failed_precondition(error.to_string()))?;
         Ok(Response::new(cluster_pb::AdoptReply {}))
+    }
+
+    async fn change_members(
+        &self,
+        request: Request<cluster_pb::ChangeMembersRequest>,
+    ) -> Result<Response<cluster_pb::ChangeMembersReply>, Status> {
+        self.admit(&request, Scope::Member)?;
+        let change = membership::change_from_wire(request.into_inner())?;
+        let deadline = Instant::now() + limits::MEMBER_CHANGE;
+        // In a task of its own: it goes on when whoever asked goes away.
+        let core = self.core.clone();
+        let making = self.core.tasks.spawn("cluster.members", async move { membership::change_here(&core, &change, deadline).await });
+        match making.await.ok().flatten() {
+            Some(result) => result.map_err(|error| membership::error_to_wire(&error))?,
+            None => return Err(Status::unavailable("this node is stopping")),
+        }
+        Ok(Response::new(cluster_pb::ChangeMembersReply {}))
     }
 
     async fn probe(&self, request: Request<cluster_pb::ProbeRequest>) -> Result<Response<cluster_pb::ProbeReply>, Status> {

@@ -22,7 +22,7 @@ use super::proposer::Proposer;
 use super::snapshots::Snapshots;
 use super::state_machine::{Progress, StateMachine};
 use super::types::TypeConfig;
-use super::{compaction, election, limits, membership, network, rpc, status};
+use super::{bootstrap as founding, compaction, election, limits, network, rpc, status};
 use crate::bus::state::BusState;
 use crate::task::Tasks;
 
@@ -105,6 +105,8 @@ where
         reader,
         proposer,
         contact: Contact::new(),
+        batcher: batcher.clone(),
+        changing_members: tokio::sync::Mutex::new(()),
         tasks: Tasks::new(),
         draining: AtomicBool::new(false),
         unwell_until: parking_lot::Mutex::new(None),
@@ -136,7 +138,7 @@ where
 }
 
 async fn bootstrap(core: Arc<Core>) {
-    membership::bootstrap(core.clone()).await;
+    founding::bootstrap(core.clone()).await;
     if core.unfit.lock().is_some() {
         return;
     }

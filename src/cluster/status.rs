@@ -256,6 +256,13 @@ fn record(core: &Core) {
 async fn ask(core: &Core, id: u64, address: &str) -> Option<pb::ProbeReply> {
     let mut client = core.service(address).ok()?;
     let request = core.peers.request(id, pb::ProbeRequest {});
-    let reply = tokio::time::timeout(limits::PROBE_EVERY, client.probe(request)).await.ok()?.ok()?.into_inner();
-    (reply.node_id == id).then_some(reply)
+    match tokio::time::timeout(limits::PROBE_EVERY, client.probe(request)).await.ok()? {
+        Ok(reply) => Some(reply.into_inner()).filter(|reply| reply.node_id == id),
+        Err(status) => {
+            if status.code() == tonic::Code::PermissionDenied && core.unfit.lock().is_none() {
+                core.set_unfit(status.message().to_owned());
+            }
+            None
+        }
+    }
 }

@@ -6,6 +6,7 @@
 
 mod failover;
 mod group;
+mod membership;
 mod storage;
 
 use std::collections::BTreeMap;
@@ -114,6 +115,15 @@ impl Group {
     /// The node that all running ones take for the leader.
     async fn leader(&self) -> u64 {
         eventually("there is a leader", || self.agreed(|node| node.status().leader)).await
+    }
+
+    /// The node that all of `ids` take for the leader, one of them.
+    async fn leader_of(&self, ids: &[u64]) -> u64 {
+        eventually("there is a leader", || {
+            let first = self.node(ids[0]).status().leader?;
+            (ids.contains(&first) && ids.iter().all(|id| self.node(*id).status().leader == Some(first))).then_some(first)
+        })
+        .await
     }
 
     /// The node that leads the services, and its epoch, as all running nodes see it.
