@@ -106,6 +106,11 @@ pub const EVENT_PERSISTER_BATCH: usize = 4000;
 /// Entries from which on a consumer shares a batch between two transactions.
 pub const CONSUMER_SPLIT: usize = 200;
 
+/// Entries in the first batch of a consumer that has just begun, or begun again after a failure; each batch may be twice as large
+/// as the one before, up to the consumer's own. A new leader's consumers all begin in the middle of a backlog: their first effects
+/// come soon, and the services beside them find the database free.
+pub const CONSUMER_FIRST_ENTRIES: usize = 125;
+
 /// Bytes of entries that a consumer reads for one transaction.
 pub const CONSUMER_BATCH_BYTES: usize = 8 * 1024 * 1024;
 

@@ -49,7 +49,8 @@ async fn consume(
     let stream = app.stream_name(&topic);
     let mut told = app.bus().ensure_group(topic.clone(), group, Start::First).await?;
     let mut position = cursors::read(&mut app.read("consumer.cursor").await?, group, &stream).await?;
-    let limit = ReadLimit { entries: service.batch_entries(), bytes: limits::CONSUMER_BATCH_BYTES };
+    let entries = service.batch_entries().min(limits::CONSUMER_FIRST_ENTRIES);
+    let mut limit = ReadLimit { entries, bytes: limits::CONSUMER_BATCH_BYTES };
     let (mut replayed, mut looked): (Option<Instant>, Option<Instant>) = (None, None);
     let pace = service.pace();
     loop {
@@ -91,6 +92,7 @@ async fn consume(
         }
         let started = now();
         position = take(lead, service, &stream, position, &entries).await?;
+        limit.entries = (limit.entries * 2).min(service.batch_entries());
         *pause = limits::CONSUMER_RETRY;
         report(lead, group, started, board, &Ok(entries.len() as u64));
         if position - told >= limits::CONSUMER_TELL_ENTRIES {
