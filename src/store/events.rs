@@ -92,7 +92,7 @@ pub async fn insert(tx: &mut Tx, events: &[Carried<'_>], now: Timestamp) -> Resu
             .column("resource", Column::JsonText("json", labels))
             .column("created", Column::Timestamp(vec![Some(now); rows]))
             .column("updated", Column::Timestamp(vec![Some(now); rows]))
-            .insert(tx, Conflict::Error, "")
+            .append(tx)
             .await?;
     }
     Ok(new.len())

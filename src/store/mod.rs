@@ -17,6 +17,7 @@ pub mod automations;
 pub mod bulk;
 pub mod cleanup_messages;
 pub mod configuration;
+mod copy;
 pub mod csrf_tokens;
 pub mod current_state;
 pub mod cursors;
@@ -398,6 +399,23 @@ impl Tx {
             }
         };
         done.map_err(|error| StoreError::of(error, dialect))
+    }
+
+    /// Copies rows in Postgres' binary form, see [`copy`].
+    async fn copy_in(&mut self, sql: &str, rows: Vec<u8>) -> Result<(), StoreError> {
+        let (dialect, silence) = (self.dialect, self.silence.clone());
+        let copied = match self.driver() {
+            Driver::Postgres(connection) => {
+                let copying = async {
+                    let mut copy = connection.copy_in_raw(sql).await?;
+                    copy.send(rows).await?;
+                    copy.finish().await.map(drop)
+                };
+                silence.bounded(Box::pin(copying)).await
+            }
+            Driver::Sqlite(_) => Err(sqlx::Error::Protocol("SQLite has no COPY".into())),
+        };
+        copied.map_err(|error| StoreError::of(error, dialect))
     }
 
     /// Runs a query given as text with its values in order.
