@@ -258,3 +258,35 @@ fn metric_names_appear_once_in_the_table_only() {
         }
     }
 }
+
+/// Names of tests in backquotes: `module::module::test`, with `kind: ` before it where it is no unit test; a `*` at the end
+/// stands for any end. A name without a test is a module that has tests.
+#[test]
+fn every_test_that_the_list_of_pains_names_is_there() {
+    let sources: Vec<(PathBuf, String)> =
+        ["src", "tests"].iter().flat_map(|directory| files(directory, &[".rs"])).map(|path| (path.clone(), read(&path))).collect();
+    let has = |module: &str, start: &str, whole: bool| {
+        sources.iter().any(|(path, text)| {
+            let inside = path.components().any(|part| part.as_os_str().to_string_lossy().trim_end_matches(".rs") == module);
+            // The test stands below its attribute, perhaps with others between.
+            let mut tests = text.split("#[test]").skip(1).chain(text.split("#[tokio::test").skip(1));
+            inside
+                && tests.any(|below| {
+                    let name = below.split("fn ").nth(1).unwrap_or_default();
+                    name.starts_with(start) && (!whole || name[start.len()..].starts_with('('))
+                })
+        })
+    };
+    let list = read(&root().join("tests/pains/README.md"));
+    let (_, rows) = list.split_once("\n## ").expect("a heading");
+    let names: Vec<&str> = rows.split('`').skip(1).step_by(2).filter(|name| name.contains("::") || name.contains(": ")).collect();
+    assert!(names.len() > 40, "the list was not found");
+    let missing = names.iter().filter(|name| {
+        let path: Vec<&str> = name.split("::").flat_map(|part| part.split(": ")).collect();
+        let (last, modules) = path.split_last().expect("a name");
+        let module = modules.last().copied().unwrap_or_default();
+        !(has(module, last.trim_end_matches('*'), !last.ends_with('*')) || has(last, "", false))
+    });
+    let missing: Vec<&&str> = missing.collect();
+    assert!(missing.is_empty(), "the list of pains names tests that are not there: {missing:?}");
+}

@@ -170,6 +170,8 @@ pub struct Cluster {
 /// A node's process, alive or not.
 #[derive(Debug)]
 struct Node {
+    /// By which the group knows it: its place's number, until another node is put there.
+    number: u64,
     http: Port,
     peer: Port,
     process: Option<Process>,
@@ -235,7 +237,7 @@ impl Cluster {
             let faults = options.library.as_ref().map(|_| Control::create(path(format!("node-{id}.faults")))).transpose()?;
             let disk = options.disk_bytes.map(|bytes| Disk::mount(path(format!("node-{id}")), bytes)).transpose()?;
             let binary = binary.clone();
-            nodes.insert(id, Node { http: Port::take()?, peer: Port::take()?, process: None, binary, faults, disk });
+            nodes.insert(id, Node { number: id, http: Port::take()?, peer: Port::take()?, process: None, binary, faults, disk });
         }
         Ok(Self { options, nodes, database, directory: Some(directory), judged: false })
     }
@@ -345,6 +347,20 @@ impl Cluster {
         variables.extend(value.map(|value| (name.to_owned(), value.to_owned())));
     }
 
+    /// Puts another node in the place of one that is down: with an empty disk, and a number that the group never had. Gives the old
+    /// number and the new one. It is no member, and does not run yet.
+    ///
+    /// # Errors
+    /// The old one runs, or its disk cannot be wiped.
+    pub fn replace(&mut self, id: u64) -> anyhow::Result<(u64, u64)> {
+        if self.node(id).process.is_some() {
+            bail!("node {id} runs");
+        }
+        fs::remove_dir_all(self.data_directory(id)).context("its disk is wiped")?;
+        let new = self.nodes.values().map(|node| node.number).max().unwrap_or_default() + 1;
+        Ok((std::mem::replace(&mut self.node_mut(id).number, new), new))
+    }
+
     /// Starts a node's process without waiting for it.
     ///
     /// # Errors
@@ -354,7 +370,7 @@ impl Cluster {
             bail!("node {id} runs already");
         }
         let log = File::options().create(true).append(true).open(self.log_path(id))?;
-        let peers: Vec<String> = self.ids().into_iter().map(|peer| format!("{peer}={}", self.peer_address(peer))).collect();
+        let peers: Vec<String> = self.nodes.iter().map(|(id, node)| format!("{}={}", node.number, self.peer_address(*id))).collect();
         let binary = &self.node(id).binary;
         let mut command = match &self.options.network {
             Some(network) => network.command(id, binary),
@@ -365,7 +381,7 @@ impl Cluster {
             .args(["server", "start", "--exit-with-parent"])
             .arg(format!("--host={}", self.host(id)))
             .arg(format!("--port={}", self.node(id).http.number()))
-            .arg(format!("--node-id={id}"))
+            .arg(format!("--node-id={}", self.node(id).number))
             .arg(format!("--data-dir={}", self.data_directory(id).display()))
             .arg(format!("--database-url={}", self.database.url()))
             .env("PREFECT_HOME", self.directory())
@@ -518,7 +534,8 @@ impl Cluster {
                 }
             }
             let majority = self.nodes.len() / 2 + 1;
-            votes.into_iter().find(|(named, count)| *count >= majority && self.node(*named).process.is_some()).map(|(named, _)| named)
+            let (named, _) = votes.into_iter().find(|(_, count)| *count >= majority)?;
+            self.nodes.iter().find(|(_, node)| node.number == named && node.process.is_some()).map(|(id, _)| *id)
         })
         .await
     }

@@ -156,21 +156,27 @@ impl Look {
     }
 }
 
+/// Dropped, it is gone from its server; a deadlock that the server saw in it is a panic.
 impl Drop for Database {
     fn drop(&mut self) {
         let Some((server, name)) = self.server.take() else { return };
         // A runtime of its own: a drop can be inside of one, which may not be blocked on.
-        let dropper = std::thread::spawn(move || -> anyhow::Result<()> {
+        let dropper = std::thread::spawn(move || -> anyhow::Result<i64> {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
                 let mut connection = server.connect().await?;
+                // Its server knows how often transactions stood in each other's way; the nodes repeat those in silence.
+                let counted = "SELECT coalesce(sum(deadlocks), 0)::bigint FROM pg_stat_database WHERE datname = $1";
+                let deadlocks: i64 = sqlx::query_scalar(counted).bind(&name).fetch_one(&mut connection).await?;
                 connection.execute(AssertSqlSafe(format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))).await?;
                 connection.close().await?;
-                Ok(())
+                Ok(deadlocks)
             })
         });
-        if !matches!(dropper.join(), Ok(Ok(()))) {
-            eprintln!("a test's database could not be dropped");
+        match dropper.join() {
+            Ok(Ok(deadlocks)) if deadlocks > 0 && !std::thread::panicking() => panic!("{deadlocks} deadlocks in the database"),
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) | Err(_) => eprintln!("a test's database could not be dropped"),
         }
     }
 }

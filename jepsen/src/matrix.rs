@@ -1,14 +1,18 @@
 //! Many runs: every workload with every nemesis, or cells by chance until the time is over. Each run is a process of its
-//! own, so that none harms the next; what has an outcome is not run again.
+//! own, so that none harms the next; what stands in the ledger is not run again.
 
-use std::fmt::Write as _;
+use std::collections::HashSet;
+use std::fmt::{self, Write as _};
 use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
+use futures_util::{StreamExt as _, stream};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -48,6 +52,12 @@ pub struct MatrixArgs {
     /// Run those again that did not pass
     #[arg(long)]
     pub again: bool,
+    /// So many at a time; more than the machine bears make elections late
+    #[arg(long, default_value = "1")]
+    pub jobs: NonZeroU8,
+    /// Where a line for each run is kept; what has one is not run again [default: matrix.csv in --out]
+    #[arg(long)]
+    pub ledger: Option<PathBuf>,
     /// What runs have in common.
     #[command(flatten)]
     pub common: Common,
@@ -67,37 +77,39 @@ fn available(common: &Common) -> Vec<Nemesis> {
     Nemesis::value_variants().iter().copied().filter(wanted).collect()
 }
 
-/// Runs all that have no outcome yet and prints the table of all; gives the worst exit code.
+/// Runs all that the ledger does not have yet and prints the table of all; gives the worst exit code.
 ///
 /// # Errors
-/// A name is wrong, or a run could not be started.
+/// A name is wrong, the ledger cannot be read, or a run could not be started.
 pub async fn matrix(args: &MatrixArgs) -> anyhow::Result<u8> {
     let workloads: Vec<Workload> = chosen(&args.workloads)?;
     let nemeses = if args.nemeses == "all" { available(&args.common) } else { chosen(&args.nemeses)? };
     let mut cells = Vec::new();
     for seed in args.first_seed..args.first_seed + args.seeds {
-        for workload in &workloads {
-            for nemesis in &nemeses {
+        for nemesis in &nemeses {
+            for workload in &workloads {
                 cells.push(Cell { workload: *workload, nemesis: *nemesis, seed, seconds: args.seconds });
             }
         }
     }
-    let mut done = Vec::new();
-    for (number, cell) in cells.iter().enumerate() {
-        let outcome = match outcome(cell, &args.common.out)? {
-            Some(outcome) if outcome.code == 0 || !args.again => outcome,
-            _ => {
-                println!("{} of {}: {}", number + 1, cells.len(), cell.name());
-                let outcome = one(*cell, &args.common).await?;
-                println!("    {}", outcome.verdict);
-                outcome
-            }
-        };
-        done.push(outcome);
-        fs::write(args.common.out.join("table.md"), table(&done))?;
+    fs::create_dir_all(&args.common.out)?;
+    let path = args.ledger.clone().unwrap_or_else(|| args.common.out.join("matrix.csv"));
+    let mut ledger = Ledger::open(&path)?;
+    cells.retain(|cell| ledger.last_of(cell).is_none_or(|line| args.again && line.code != 0));
+    let build = build().await;
+    let count = cells.len();
+    let mut runs =
+        stream::iter(cells).map(|cell| async move { (cell, one(cell, &args.common).await) }).buffer_unordered(usize::from(args.jobs.get()));
+    let mut number = 0;
+    while let Some((cell, outcome)) = runs.next().await {
+        number += 1;
+        let outcome = outcome?;
+        println!("{number} of {count}: {}: {}", cell.name(), outcome.verdict.lines().next().unwrap_or_default());
+        ledger.add(Line::of(&outcome, &build))?;
+        fs::write(args.common.out.join("table.md"), table(&ledger.lines))?;
     }
-    println!("\n{}", table(&done));
-    Ok(worst(&done))
+    println!("\n{}", table(&ledger.lines));
+    Ok(worst(&ledger.lines))
 }
 
 /// A selection for every change: by seed, of each family something, within five minutes.
@@ -112,6 +124,7 @@ pub async fn short(seed: u64, common: &Common) -> anyhow::Result<u8> {
     let mut workloads = Workload::value_variants().to_vec();
     workloads.shuffle(&mut chance);
     let end = Instant::now() + SHORT;
+    let build = build().await;
     let mut done = Vec::new();
     for (number, nemesis) in nemeses.into_iter().enumerate() {
         let cell = Cell { workload: workloads[number % workloads.len()], nemesis, seed, seconds: SHORT_SECONDS };
@@ -122,7 +135,7 @@ pub async fn short(seed: u64, common: &Common) -> anyhow::Result<u8> {
         println!("{}", cell.name());
         let outcome = one(cell, common).await?;
         println!("    {}", outcome.verdict);
-        done.push(outcome);
+        done.push(Line::of(&outcome, &build));
     }
     println!("\n{}", table(&done));
     if done.is_empty() { Ok(2) } else { Ok(worst(&done)) }
@@ -143,6 +156,7 @@ pub async fn hours(
     let end = Instant::now() + Duration::from_secs_f64(hours * 3600.0);
     let mut chance = StdRng::seed_from_u64(seed);
     let nemeses = available(common);
+    let build = build().await;
     let mut done = Vec::new();
     while Instant::now() < end {
         let any = Workload::value_variants();
@@ -152,16 +166,17 @@ pub async fn hours(
         println!("{}", cell.name());
         let outcome = one(cell, common).await?;
         println!("    {}", outcome.verdict);
-        done.push(outcome);
+        done.push(Line::of(&outcome, &build));
         fs::write(common.out.join("table.md"), table(&done))?;
     }
     println!("\n{}", table(&done));
     Ok(worst(&done))
 }
 
-fn worst(done: &[Done]) -> u8 {
+fn worst(lines: &[Line]) -> u8 {
+    let last = last(lines);
     // What is wrong weighs more than what is not known.
-    if done.iter().any(|done| done.code == 1) { 1 } else { done.iter().map(|done| done.code).max().unwrap_or(2) }
+    if last.iter().any(|line| line.code == 1) { 1 } else { last.iter().map(|line| line.code).max().unwrap_or(2) }
 }
 
 fn outcome(cell: &Cell, out: &Path) -> anyhow::Result<Option<Done>> {
@@ -226,42 +241,156 @@ async fn one(cell: Cell, common: &Common) -> anyhow::Result<Done> {
     Ok(done)
 }
 
-/// Markdown: a line for each workload and nemesis, over its seeds.
-fn table(done: &[Done]) -> String {
-    let mut lines: Vec<(&str, &str, Vec<&Done>)> = Vec::new();
-    for one in done {
-        match lines.iter_mut().find(|(workload, nemesis, _)| *workload == one.workload && *nemesis == one.nemesis) {
-            Some((_, _, cells)) => cells.push(one),
-            None => lines.push((&one.workload, &one.nemesis, vec![one])),
+/// What became of a run, in short.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Line {
+    workload: String,
+    nemesis: String,
+    seed: u64,
+    seconds: u64,
+    /// 0 valid, 1 invalid, 2 unknown.
+    code: u8,
+    /// Operations that happened, that did not, that may have.
+    operations: [u64; 3],
+    faults: u64,
+    /// Of which commit the harness and the nodes are, as far as is known.
+    build: String,
+    /// The verdict's first line.
+    verdict: String,
+}
+
+impl Line {
+    fn of(done: &Done, build: &str) -> Self {
+        Self {
+            workload: done.workload.clone(),
+            nemesis: done.nemesis.clone(),
+            seed: done.seed,
+            seconds: done.seconds,
+            code: done.code,
+            operations: [done.operations.ok, done.operations.failed, done.operations.unknown],
+            faults: done.faults.len() as u64,
+            build: build.to_owned(),
+            verdict: done.verdict.lines().next().unwrap_or_default().to_owned(),
         }
     }
-    let mut text =
-        "| workload | nemesis | runs | valid | operations ok / failed / unknown | faults |\n|---|---|--:|--:|--:|--:|\n".to_owned();
-    let mut total = [0_u64; 6];
-    let row = |text: &mut String, names: &str, counts: [u64; 6]| {
-        let [runs, valid, ok, failed, unknown, faults] = counts;
-        writeln!(text, "| {names} | {runs} | {valid} | {ok} / {failed} / {unknown} | {faults} |").expect("a string takes text");
-    };
-    for (workload, nemesis, cells) in &lines {
-        let sum = |of: &dyn Fn(&Done) -> u64| cells.iter().map(|done| of(done)).sum::<u64>();
-        let counts = [
-            cells.len() as u64,
-            sum(&|done| u64::from(done.code == 0)),
-            sum(&|done| done.operations.ok),
-            sum(&|done| done.operations.failed),
-            sum(&|done| done.operations.unknown),
-            sum(&|done| done.faults.len() as u64),
-        ];
-        total.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
-        row(&mut text, &format!("{workload} | {nemesis}"), counts);
+
+    fn is_of(&self, cell: &Cell) -> bool {
+        self.seed == cell.seed && self.nemesis == cell.nemesis.name() && self.workload == workload_name(cell.workload)
     }
-    row(&mut text, "all | all", total);
-    let failed: Vec<&Done> = done.iter().filter(|done| done.code != 0).collect();
+
+    fn is_of_the_cell_of(&self, other: &Self) -> bool {
+        (&self.workload, &self.nemesis, self.seed) == (&other.workload, &other.nemesis, other.seed)
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let [workload, nemesis, seed, seconds, code, ok, failed, unknown, faults, build, verdict] =
+            text.splitn(COLUMNS.len(), ',').collect::<Vec<_>>().try_into().ok()?;
+        Some(Self {
+            workload: workload.to_owned(),
+            nemesis: nemesis.to_owned(),
+            seed: seed.parse().ok()?,
+            seconds: seconds.parse().ok()?,
+            code: code.parse().ok()?,
+            operations: [ok.parse().ok()?, failed.parse().ok()?, unknown.parse().ok()?],
+            faults: faults.parse().ok()?,
+            build: build.to_owned(),
+            verdict: verdict.to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { workload, nemesis, seed, seconds, code, operations: [ok, failed, unknown], faults, build, verdict } = self;
+        write!(f, "{workload},{nemesis},{seed},{seconds},{code},{ok},{failed},{unknown},{faults},{build},{verdict}")
+    }
+}
+
+/// What stands in a line of the ledger; the verdict is last, since it may have commas.
+const COLUMNS: [&str; 11] = ["workload", "nemesis", "seed", "seconds", "code", "ok", "failed", "unknown", "faults", "build", "verdict"];
+
+/// A file with a line for each run, in the order in which they ended; none is ever changed.
+struct Ledger {
+    file: File,
+    lines: Vec<Line>,
+}
+
+impl Ledger {
+    fn open(path: &Path) -> anyhow::Result<Self> {
+        let mut file = File::options().create(true).append(true).read(true).open(path).with_context(|| path.display().to_string())?;
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        if text.is_empty() {
+            writeln!(file, "{}", COLUMNS.join(","))?;
+        }
+        let read = |(number, line)| Line::read(line).with_context(|| format!("{}: line {number}: {line:?}", path.display()));
+        let lines = (1..).zip(text.lines()).skip(1).map(read).collect::<Result<_, _>>()?;
+        Ok(Self { file, lines })
+    }
+
+    fn last_of(&self, cell: &Cell) -> Option<&Line> {
+        self.lines.iter().rev().find(|line| line.is_of(cell))
+    }
+
+    fn add(&mut self, line: Line) -> anyhow::Result<()> {
+        writeln!(self.file, "{line}")?;
+        self.lines.push(line);
+        Ok(())
+    }
+}
+
+/// The commit of the working directory, with a `+` when it was changed; `-` where there is none to be seen.
+async fn build() -> String {
+    let mut git = tokio::process::Command::new("git");
+    let output = git.args(["describe", "--always", "--exclude=*", "--dirty=+"]).output().await;
+    let text = output.ok().filter(|output| output.status.success()).map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    text.filter(|text| !text.is_empty()).unwrap_or_else(|| "-".to_owned())
+}
+
+/// The last line of each cell.
+fn last(lines: &[Line]) -> Vec<&Line> {
+    let mut seen = HashSet::new();
+    let mut last: Vec<&Line> = lines.iter().rev().filter(|line| seen.insert((&line.workload, &line.nemesis, line.seed))).collect();
+    last.reverse();
+    last
+}
+
+/// Markdown: a line for each nemesis, a column for each workload with how many of its seeds are valid; then every run that was
+/// not. A cell that was run again counts as it ended the last time.
+fn table(lines: &[Line]) -> String {
+    let last = last(lines);
+    let mut workloads: Vec<&str> = last.iter().map(|line| line.workload.as_str()).collect();
+    let mut nemeses: Vec<&str> = last.iter().map(|line| line.nemesis.as_str()).collect();
+    for names in [&mut workloads, &mut nemeses] {
+        names.sort_unstable();
+        names.dedup();
+    }
+    let mut text = format!("| nemesis | {} | operations ok / failed / unknown | faults |\n", workloads.join(" | "));
+    writeln!(text, "|---{}|--:|--:|", "|--:".repeat(workloads.len())).expect("a string takes text");
+    let mut row = |name: &str, of: &[&Line]| {
+        write!(text, "| {name} |").expect("a string takes text");
+        for workload in &workloads {
+            let runs = of.iter().filter(|line| line.workload == *workload);
+            let (valid, all) = runs.fold((0, 0), |(valid, all), line| (valid + u32::from(line.code == 0), all + 1));
+            let cell = if all == 0 { String::new() } else { format!("{valid} of {all} ") };
+            write!(text, " {cell}|").expect("a string takes text");
+        }
+        let sum = |index: usize| of.iter().map(|line| line.operations[index]).sum::<u64>();
+        let faults: u64 = of.iter().map(|line| line.faults).sum();
+        writeln!(text, " {} / {} / {} | {faults} |", sum(0), sum(1), sum(2)).expect("a string takes text");
+    };
+    for nemesis in &nemeses {
+        row(nemesis, &last.iter().copied().filter(|line| line.nemesis == *nemesis).collect::<Vec<_>>());
+    }
+    row("all", &last);
+    let failed: Vec<&Line> = lines.iter().filter(|line| line.code != 0).collect();
     if !failed.is_empty() {
         text.push_str("\nNot valid:\n\n");
-        for done in failed {
-            let verdict = done.verdict.lines().next().unwrap_or_default();
-            writeln!(text, "- {} {} seed {}: {verdict}", done.workload, done.nemesis, done.seed).expect("a string takes text");
+        for line in failed {
+            let after = last.iter().find(|other| line.is_of_the_cell_of(other)).is_some_and(|other| other.code == 0);
+            let after = if after { "; valid when run again" } else { "" };
+            let Line { workload, nemesis, seed, verdict, .. } = line;
+            writeln!(text, "- {workload} {nemesis} seed {seed}: {verdict}{after}").expect("a string takes text");
         }
     }
     text
@@ -282,26 +411,44 @@ pub fn check(common: &Common) -> anyhow::Result<()> {
 mod tests {
     use super::*;
 
-    fn done(nemesis: &str, seed: u64, code: u8) -> Done {
-        let operations = Operations { ok: 10, failed: 2, unknown: 1 };
-        let verdict = if code == 0 { "valid: all" } else { "INVALID: 3 lost" }.to_owned();
-        Done { workload: "events".to_owned(), nemesis: nemesis.to_owned(), seed, seconds: 5, code, verdict, operations, faults: Vec::new() }
+    fn line(nemesis: &str, seed: u64, code: u8) -> Line {
+        let verdict = if code == 0 { "valid: all" } else { "INVALID: 3 lost, 1 twice" }.to_owned();
+        let (workload, nemesis, build) = ("schedules".to_owned(), nemesis.to_owned(), "abc".to_owned());
+        Line { workload, nemesis, seed, seconds: 5, code, operations: [10, 2, 1], faults: 2, build, verdict }
     }
 
     #[test]
     fn the_table_adds_up_seeds_and_names_what_failed() {
-        let text = table(&[done("kill", 1, 0), done("pause", 1, 1), done("kill", 2, 0)]);
-        assert!(text.contains("| events | kill | 2 | 2 | 20 / 4 / 2 | 0 |"), "{text}");
-        assert!(text.contains("| events | pause | 1 | 0 | 10 / 2 / 1 | 0 |"), "{text}");
-        assert!(text.contains("| all | all | 3 | 2 | 30 / 6 / 3 | 0 |"), "{text}");
-        assert!(text.contains("- events pause seed 1: INVALID: 3 lost"), "{text}");
+        let text = table(&[line("kill", 1, 0), line("pause", 1, 1), line("kill", 2, 1), line("kill", 2, 0)]);
+        assert!(text.contains("| kill | 2 of 2 | 20 / 4 / 2 | 4 |"), "{text}");
+        assert!(text.contains("| pause | 0 of 1 | 10 / 2 / 1 | 2 |"), "{text}");
+        assert!(text.contains("| all | 2 of 3 | 30 / 6 / 3 | 6 |"), "{text}");
+        assert!(text.contains("- schedules pause seed 1: INVALID: 3 lost, 1 twice\n"), "{text}");
+        assert!(text.contains("- schedules kill seed 2: INVALID: 3 lost, 1 twice; valid when run again\n"), "{text}");
+    }
+
+    #[test]
+    fn a_ledger_has_what_was_added_when_it_is_opened_again() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("matrix.csv");
+        let cell = Cell { workload: Workload::Schedules, nemesis: Nemesis::Kill, seed: 2, seconds: 5 };
+        let mut ledger = Ledger::open(&path).expect("it opens");
+        assert!(ledger.last_of(&cell).is_none());
+        for line in [line("kill", 2, 1), line("kill", 2, 0), line("kill", 3, 1)] {
+            ledger.add(line).expect("it is written");
+        }
+        let again = Ledger::open(&path).expect("it opens");
+        assert_eq!(again.lines, ledger.lines);
+        assert_eq!(again.last_of(&cell), Some(&line("kill", 2, 0)));
+        fs::write(&path, "workload\nnonsense\n").expect("it is written");
+        assert!(Ledger::open(&path).is_err());
     }
 
     #[test]
     fn what_is_wrong_weighs_more_than_what_is_not_known() {
-        assert_eq!(worst(&[done("kill", 1, 0), done("kill", 2, 2), done("kill", 3, 1)]), 1);
-        assert_eq!(worst(&[done("kill", 1, 0), done("kill", 2, 2)]), 2);
-        assert_eq!(worst(&[done("kill", 1, 0)]), 0);
+        assert_eq!(worst(&[line("kill", 1, 0), line("kill", 2, 2), line("kill", 3, 1)]), 1);
+        assert_eq!(worst(&[line("kill", 1, 0), line("kill", 2, 2)]), 2);
+        assert_eq!(worst(&[line("kill", 1, 2), line("kill", 1, 0)]), 0);
         assert_eq!(worst(&[]), 2);
     }
 }

@@ -49,6 +49,8 @@ pub enum Nemesis {
     PauseAll,
     /// SIGTERM and start, one node after the other.
     RollingRestart,
+    /// A node is lost with its disk: it is removed from the group, and one with an empty disk and a new number is added in its place.
+    Replace,
     /// The same, each node with the other build when it starts.
     Upgrade,
     /// The leader and the other nodes do not hear each other; clients and the database reach it.
@@ -193,6 +195,7 @@ impl Nemesis {
             Self::Kill | Self::KillLeader | Self::KillFollower | Self::KillAll => process::kill(self, site, chance).await,
             Self::Pause | Self::PauseAll => process::pause(self, site, chance).await,
             Self::RollingRestart | Self::Upgrade => process::roll(self, site).await,
+            Self::Replace => process::replace(site, chance).await,
             Self::IsolateLeader | Self::Unplug | Self::Split | Self::OneWay | Self::Bridge | Self::CutDatabase => {
                 network::cut(self, site, chance).await
             }
@@ -209,7 +212,8 @@ impl Nemesis {
 }
 
 /// What [`Nemesis::Mixed`] chooses from.
-const MIXED: [Nemesis; 9] = [
+const MIXED: [Nemesis; 10] = [
+    Nemesis::Replace,
     Nemesis::KillLeader,
     Nemesis::KillFollower,
     Nemesis::KillAll,

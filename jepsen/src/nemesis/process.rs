@@ -1,10 +1,17 @@
 //! Signals to nodes' processes.
 
+use std::time::Duration;
+
 use anyhow::{Context, ensure};
+use rand::Rng;
 use rand::rngs::StdRng;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Injected, Nemesis, Site, lasting};
+use crate::wait::until;
+
+/// How long a change of members may take, all attempts together.
+const CHANGED_WITHIN: Duration = Duration::from_secs(30);
 
 pub(super) async fn kill(fault: Nemesis, site: &mut Site, chance: &mut StdRng) -> anyhow::Result<Injected> {
     let victims = match fault {
@@ -53,6 +60,41 @@ fn state(pid: u32) -> anyhow::Result<char> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("State:")).context("a process has a state")?;
     line.trim().chars().next().context("a state has a letter")
+}
+
+/// A node is lost with its disk, and another one takes its place while the load goes on.
+pub(super) async fn replace(site: &mut Site, chance: &mut StdRng) -> anyhow::Result<Injected> {
+    let lost = site.victim(chance).await?;
+    let down_for = lasting(chance, 100..1500);
+    let begun = site.begin(Nemesis::Replace, json!({"nodes": [lost]}));
+    site.cluster.kill(lost)?;
+    tokio::time::sleep(down_for).await;
+    let (old, new) = site.cluster.replace(lost)?;
+    let others = site.cluster.running();
+    let asked = site.cluster.http(others[chance.random_range(0..others.len())]);
+    changed("the lost node is removed", async || asked.delete(&format!("/cluster/members/{old}")).await).await?;
+    site.cluster.spawn(lost)?;
+    let member = json!({"id": new, "address": site.cluster.peer_address(lost)});
+    changed("the new node is added", async || asked.post("/cluster/members", &member).await).await?;
+    site.cluster.wait_ready(lost).await?;
+    let (_, status) = asked.get("/cluster/status").await?;
+    let members: Vec<u64> = status["nodes"].as_array().into_iter().flatten().filter_map(|node| node["id"].as_u64()).collect();
+    ensure!(members.contains(&new) && !members.contains(&old), "the group has the members {members:?}");
+    Ok(site.end(begun, format!("node {old} is gone with its disk, node {new} is a member: {members:?}")))
+}
+
+/// Asks for a change of members until it is made: that is what an operator would do.
+async fn changed(what: &str, ask: impl AsyncFn() -> anyhow::Result<(u16, Value)>) -> anyhow::Result<()> {
+    let mut last = String::new();
+    let made = until(CHANGED_WITHIN, what, async || match ask().await {
+        Ok((200..300, _)) => Some(()),
+        other => {
+            last = format!("{other:?}");
+            None
+        }
+    });
+    let made = made.await;
+    made.with_context(|| last)
 }
 
 pub(super) async fn roll(fault: Nemesis, site: &mut Site) -> anyhow::Result<Injected> {
