@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::driver::{now, report};
 use super::status::Board;
 use super::{Consume, Lead, ServiceError, unpanicked};
-use crate::bus::{BusError, Entry, Position, ReadLimit, Start};
+use crate::bus::{BusError, Entry, Position, ReadLimit, Start, Topic};
 use crate::config::Planted;
 use crate::limits;
 use crate::store::dead_letters::{self, DeadLetter, Kept};
@@ -47,7 +47,9 @@ async fn consume(
 ) -> Result<std::convert::Infallible, ServiceError> {
     let (app, topic, group) = (&lead.app, service.topic(), service.name());
     let stream = app.stream_name(&topic);
-    let mut told = app.bus().ensure_group(topic.clone(), group, Start::First).await?;
+    // Where the bus knows the group to be. A new leader does not wait for the group's log before its first batch: the queue of
+    // what was sent again after the old one is long.
+    let mut told: Option<Position> = None;
     let mut position = cursors::read(&mut app.read("consumer.cursor").await?, group, &stream).await?;
     let entries = service.batch_entries().min(limits::CONSUMER_FIRST_ENTRIES);
     let mut limit = ReadLimit { entries, bytes: limits::CONSUMER_BATCH_BYTES };
@@ -76,9 +78,9 @@ async fn consume(
         };
         board.lag(group, app.bus().last(&topic).saturating_sub(position));
         if entries.is_empty() {
-            if told < position {
+            if tell(lead, &topic, group, &mut told).await? < position {
                 app.bus().advance_group(topic.clone(), group, position).await?;
-                told = position;
+                told = Some(position);
             }
             // Idle is well: say so now and then.
             board.succeeded(group, Duration::ZERO, app.now());
@@ -95,15 +97,23 @@ async fn consume(
         limit.entries = (limit.entries * 2).min(service.batch_entries());
         *pause = limits::CONSUMER_RETRY;
         report(lead, group, started, board, &Ok(entries.len() as u64));
-        if position - told >= limits::CONSUMER_TELL_ENTRIES {
+        if position.saturating_sub(tell(lead, &topic, group, &mut told).await?) >= limits::CONSUMER_TELL_ENTRIES {
             app.bus().advance_group(topic.clone(), group, position).await?;
-            told = position;
+            told = Some(position);
         }
         if app.bus().last(&topic).saturating_sub(position) < limit.entries as u64 / 2 {
             // A lonely entry was taken at once; a thin stream of them is taken in batches.
             tokio::time::sleep(limits::CONSUMER_GATHER.saturating_sub(started.elapsed())).await;
         }
     }
+}
+
+/// Where the bus knows the group to be; sees to it that it knows of it.
+async fn tell(lead: &Lead, topic: &Topic, group: &str, told: &mut Option<Position>) -> Result<Position, BusError> {
+    if let Some(told) = told {
+        return Ok(*told);
+    }
+    Ok(*told.insert(lead.app.bus().ensure_group(topic.clone(), group, Start::First).await?))
 }
 
 /// Has the effect of `entries`, narrowing down to those that cannot be processed. Gives the new cursor.

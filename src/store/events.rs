@@ -234,3 +234,47 @@ pub async fn count_by(tx: &mut Tx, filter: &EventFilter, countable: Countable, l
     };
     tx.fetch_all(&select).await?.iter().map(line).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use jepsen::database::Kind;
+    use sea_query::Values;
+    use serde_json::json;
+
+    use super::*;
+    use crate::store::fence::tests::store;
+
+    /// As the bus carries them: with more resources than go by a statement, and what is hard to carry.
+    #[tokio::test]
+    async fn resources_of_few_events_and_of_many_are_the_same_rows() {
+        let at = Timestamp::from_timestamp_micros(1_700_000_000_123_456).expect("a moment");
+        let texts: Vec<String> = (0..40_u128)
+            .map(|number| {
+                let labels = json!({"prefect.resource.id": format!("thing.{number}"), "name": "Größe \"7\"\t\\ 漢", "": "no name"});
+                let related = [json!({"prefect.resource.id": "flow.1", "prefect.resource.role": "flow", "x": "y"})];
+                let event = json!({
+                    "id": Uuid::from_u128(number), "occurred": at, "received": at, "event": "tested", "resource": labels, "related": related,
+                    "payload": {}, "follows": null,
+                });
+                event.to_string()
+            })
+            .collect();
+        let events: Vec<Carried<'_>> = texts.iter().map(|text| serde_json::from_str(text).expect("an event")).collect();
+        let mut kept = Vec::new();
+        for batch in [1, 40] {
+            let (store, _database, _directory) = store(Kind::Postgres).await;
+            for events in events.chunks(batch) {
+                let mut tx = store.begin("test").await.expect("a transaction");
+                assert_eq!(insert(&mut tx, events, at).await.expect("they are inserted"), events.len());
+                tx.commit().await.expect("it is kept");
+            }
+            let sql = "SELECT event_id::text || occurred || resource_id || resource_role || resource || created || updated AS row \
+                       FROM event_resources ORDER BY 1";
+            let rows = store.read("test").await.expect("a connection").fetch_sql(sql.into(), Values(Vec::new())).await.expect("rows");
+            kept.push(rows.iter().map(|row| row.get::<String>("row")).collect::<Result<Vec<_>, _>>().expect("texts"));
+        }
+        assert_eq!(kept[0].len(), 80);
+        assert!(kept[0].iter().any(|row| row.contains("Größe") && row.contains("2023-11-14")), "{:?}", kept[0]);
+        assert_eq!(kept[0], kept[1], "the one by a statement, the other copied");
+    }
+}

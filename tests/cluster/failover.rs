@@ -28,7 +28,7 @@ async fn group() -> Cluster {
 }
 
 /// Streams events into a node until told to stop; gives the ids of those that were confirmed.
-async fn stream(api: String, stop: Arc<AtomicBool>, confirmed: Arc<AtomicU64>) -> anyhow::Result<BTreeSet<String>> {
+pub async fn stream(api: String, stop: Arc<AtomicBool>, confirmed: Arc<AtomicU64>) -> anyhow::Result<BTreeSet<String>> {
     let mut all = BTreeSet::new();
     let mut socket = EventsIn::connect(&api).await?;
     while !stop.load(Ordering::Relaxed) {
@@ -45,6 +45,19 @@ async fn stream(api: String, stop: Arc<AtomicBool>, confirmed: Arc<AtomicU64>) -
     socket.close(Duration::from_secs(20)).await?;
     all.insert(last);
     Ok(all)
+}
+
+/// Waits until all that were confirmed are in the database, and nothing twice. Gives how many there are.
+pub async fn all_there_once(cluster: &Cluster, confirmed: &BTreeSet<String>) -> usize {
+    let mut look = cluster.database().look().await.expect("the database opens");
+    until(Duration::from_secs(20), "all confirmed events are in the database", async || {
+        let ids = look.texts("SELECT CAST(id AS TEXT) FROM events WHERE event = 'praetor.failover'").await.expect("an answer");
+        let distinct: BTreeSet<String> = ids.iter().cloned().collect();
+        assert_eq!(ids.len(), distinct.len(), "an event is there twice");
+        confirmed.is_subset(&distinct).then_some(ids.len())
+    })
+    .await
+    .expect("no confirmed event is lost")
 }
 
 fn event(id: &str) -> Value {
@@ -108,14 +121,7 @@ async fn survives_the_kill_of(role: Role) {
     .await;
     stop.store(true, Ordering::Relaxed);
     let confirmed = streaming.await.expect("the stream ends").expect("the socket of a surviving node stays");
-    let there = until(Duration::from_secs(20), "all confirmed events are in the database", async || {
-        let ids = look.texts("SELECT CAST(id AS TEXT) FROM events WHERE event = 'praetor.failover'").await.expect("an answer");
-        let distinct: BTreeSet<String> = ids.iter().cloned().collect();
-        assert_eq!(ids.len(), distinct.len(), "an event is there twice");
-        confirmed.is_subset(&distinct).then_some(ids.len())
-    })
-    .await
-    .expect("no confirmed event is lost");
+    let there = all_there_once(&cluster, &confirmed).await;
     println!("{role:?}: node {victim} of 3 was killed; {} confirmed events, {there} in the database", confirmed.len());
 }
 

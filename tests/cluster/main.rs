@@ -18,6 +18,7 @@ mod failover;
 mod health;
 mod leases;
 mod logs;
+mod members;
 mod outage;
 mod outbox;
 mod paused;
