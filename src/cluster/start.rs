@@ -8,6 +8,7 @@ use openraft::storage::RaftLogStorage;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tonic::transport::server::{Connected, TcpIncoming};
 
 use super::batcher::{self, Batcher, Queue};
@@ -138,6 +139,7 @@ where
 }
 
 async fn bootstrap(core: Arc<Core>) {
+    let newcomer = core.log.is_pristine();
     founding::bootstrap(core.clone()).await;
     if core.unfit.lock().is_some() {
         return;
@@ -149,12 +151,27 @@ async fn bootstrap(core: Arc<Core>) {
     let stopping = core.tasks.stopping();
     tokio::select! {
         biased;
-        recovered = core.raft.wait_for_recovery(None) => {
-            if recovered.is_ok() {
-                core.recovered.store(true, Ordering::Relaxed);
-            }
-        }
+        recovered = recover(&core, newcomer) => core.recovered.store(recovered, Ordering::Relaxed),
         () = stopping.cancelled() => {}
+    }
+}
+
+/// Waits until everything is applied that this node knew before its last stop; a newcomer, which knew nothing, waits for what the
+/// group had when it came.
+async fn recover(core: &Core, newcomer: bool) -> bool {
+    if core.raft.wait_for_recovery(None).await.is_err() {
+        return false;
+    }
+    if !newcomer {
+        return true;
+    }
+    loop {
+        match core.read_barrier(Instant::now() + limits::COMMAND_DEADLINE).await {
+            Ok(()) => return true,
+            Err(ClusterError::Stopped(_)) => return false,
+            // No leader, or much to catch up on.
+            Err(error) => tracing::debug!(%error, "this node does not know yet what the group has"),
+        }
     }
 }
 

@@ -470,7 +470,7 @@ pub async fn mark(
         .from(t::Deployment::Table)
         .cond_where(these)
         .order_by(t::Deployment::Id, Order::Asc);
-    dialect.for_update(&mut locked);
+    dialect.for_no_key_update(&mut locked);
     let (mut all, mut changed): (Vec<DeploymentId>, Vec<DeploymentId>) = (Vec::new(), Vec::new());
     for row in tx.fetch_all(&locked).await? {
         let id = row.get("id")?;

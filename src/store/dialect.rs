@@ -311,6 +311,14 @@ impl Dialect {
         }
     }
 
+    /// As [`Self::for_update`], where no key of the rows changes: others may insert rows that refer to them meanwhile. With the
+    /// stronger lock they wait, and who waits with a lock on something else in hand can close a circle.
+    pub fn for_no_key_update(self, select: &mut SelectStatement) {
+        if self == Self::Postgres {
+            select.lock(sea_query::LockType::NoKeyUpdate);
+        }
+    }
+
     /// As [`Self::for_update`], and leaves out rows that others hold.
     pub fn for_update_skip_locked(self, select: &mut SelectStatement) {
         if self == Self::Postgres {

@@ -379,7 +379,8 @@ pub async fn mark_polled(tx: &mut Tx, ids: &[WorkQueueId], now: Timestamp) -> Re
         .from(t::WorkQueue::Table)
         .and_where(dialect.any_id(Expr::col(t::WorkQueue::Id), ids))
         .order_by(t::WorkQueue::Id, Order::Asc);
-    dialect.for_update(&mut locked);
+    // The scheduler holds deployments, which are marked next, and inserts runs that refer to queues.
+    dialect.for_no_key_update(&mut locked);
     let rows = tx.fetch_all(&locked).await?;
     let mut polled: Vec<WorkQueueId> = Vec::new();
     let mut ready: Vec<WorkQueueId> = Vec::new();

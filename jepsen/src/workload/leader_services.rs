@@ -29,6 +29,8 @@ async fn ask(context: Context, node: usize, http: Http) {
                     "epoch": status["epoch"], "services_leader": status["services_leader"],
                     "term": status["term"], "leader": status["leader"],
                 });
+                // What is compared is what one node says; another may have been put in its place.
+                let process = format!("node-{}", status["node_id"]);
                 context.history.add(&process, "services", seen, Some(Outcome::Ok));
             }
             _ => context.history.add(&process, "services", json!(null), Some(Outcome::Failed)),
