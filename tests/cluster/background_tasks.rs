@@ -163,6 +163,9 @@ async fn a_worker_or_node_that_dies_before_its_ack_loses_no_task() {
         taken.insert(run["id"].as_str().expect("an id").to_owned());
     }
     assert_eq!(taken, delayed.keys().cloned().collect(), "each is in one pair of hands");
+    // They are held by living connections, which answer pings however long the others take to begin.
+    let mut held: Vec<_> =
+        held.into_iter().map(|mut socket| tokio::spawn(async move { socket.next(WITHIN * 10).await.map(drop) })).collect();
     // A worker of the published client whose hands are full is handed one more, and acknowledges one more.
     let mut full = worker(&cluster, 1, 1, &place);
     eventually(WITHIN, "the worker is listed", async || connected(&cluster.http(1)).await == 3).await;
@@ -183,7 +186,7 @@ async fn a_worker_or_node_that_dies_before_its_ack_loses_no_task() {
     drop(look);
 
     // Now all three die: a connection, a node, a worker.
-    drop(held.swap_remove(1));
+    held.swap_remove(1).abort();
     cluster.kill(2).expect("it ran");
     full.child.kill().await.expect("it can be ended");
     std::fs::write(&place.gate, "open").expect("it can be written");

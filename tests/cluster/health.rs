@@ -70,6 +70,7 @@ async fn a_node_whose_raft_has_stopped_ends_and_says_why() {
         .allow_error("Raft has stopped")
         // What the others still ask of it until it has ended.
         .allow_error("raft stopped")
+        .allow_error("failed to receive from RaftCore")
         .allow_error("node.watch_group");
     let mut cluster = Cluster::prepare(options.binary(PRAETOR)).await.expect("it is prepared");
     for id in cluster.ids() {

@@ -81,7 +81,7 @@ async fn rolling_restarts_fail_no_run_lose_no_event_and_are_not_seen_by_clients(
     let deployment = told["deployment"].as_str().expect("an id").to_owned();
     let mut worker = worker(&client, "praetor-pool", &ran);
     let log = || std::fs::read_to_string(client.home().join("worker.log")).unwrap_or_default();
-    until(Duration::from_mins(2), "the worker runs a flow", async || (!executions(&ran).is_empty()).then_some(()))
+    until(Duration::from_mins(4), "the worker runs a flow", async || (!executions(&ran).is_empty()).then_some(()))
         .await
         .unwrap_or_else(|error| panic!("{error}\n{}", log()));
 

@@ -95,7 +95,7 @@ async fn every_slot_of_a_schedule_runs_once_though_services_leaders_are_killed()
     let deployment = told["deployment"].as_str().expect("an id").to_owned();
     let deployed = now(&mut look).await;
     let mut worker = worker(&client, "praetor-pool", &ran);
-    until(Duration::from_mins(2), "the worker runs a flow", async || (!executions(&ran).is_empty()).then_some(()))
+    until(Duration::from_mins(4), "the worker runs a flow", async || (!executions(&ran).is_empty()).then_some(()))
         .await
         .unwrap_or_else(|error| panic!("{error}\n{}", std::fs::read_to_string(client.home().join("worker.log")).unwrap_or_default()));
 
