@@ -118,8 +118,8 @@ fn beside_history(core: &Core, other: u64, reply: &pb::HelloReply, address: &str
         None if reply.removed.contains(&me) => Step::Never(rpc::removed(me)),
         None if reply.members.contains_key(&me) => Step::Never(format!(
             "node {me} has an empty data directory, and node {other} belongs to cluster {} since long: a node that lost its disk must \
-             come back as a new one. Give it an id that was never used, and add it to the group (`praetor cluster add ID={address}`); \
-             then remove node {me}",
+             come back as a new one. Remove node {me} (`praetor cluster remove {me}`), start this one with an id that was never used, and \
+             add it (`praetor cluster add ID={address}`)",
             reply.cluster_id
         )),
         None => Step::Wait(format!(
