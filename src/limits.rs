@@ -54,6 +54,9 @@ pub const OUTBOX_QUEUE_TRANSACTIONS: usize = 4096;
 /// Transactions whose events are published to the bus in one go.
 pub const OUTBOX_BATCH_TRANSACTIONS: usize = 256;
 
+/// Time that a node which stops gives the bus to take its last messages; it is well below the grace of all its tasks.
+pub const OUTBOX_LEAVING: Duration = Duration::from_secs(1);
+
 /// Bytes of one WebSocket message: above the largest event (1.5 MB), so that an event which is too large is seen and
 /// reported rather than breaking the connection.
 pub const SOCKET_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
@@ -159,6 +162,10 @@ pub const CLOCK_SKEW: Duration = Duration::from_mins(5);
 
 /// Entries of the event stream that the task-run recorder looks at for one transaction.
 pub const TASK_RUN_RECORDER_BATCH: usize = 2000;
+
+/// Time within which a change of a deployment is seen by others, from the moment that it carries: that of a few
+/// statements on a database that is slow, and what clocks differ.
+pub const CHANGE_SEEN_WITHIN: Duration = Duration::from_mins(1);
 
 /// Batches of deployments that one tick of the scheduler goes through.
 pub const SCHEDULER_BATCHES: usize = 100;

@@ -4,6 +4,7 @@
 //! A batch of deployments is one transaction, which sees the deployments as they are (see `store/scheduled_runs.rs`);
 //! making the same runs again changes nothing, by their idempotency keys.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,6 +12,7 @@ use chrono::TimeDelta;
 use parking_lot::Mutex;
 
 use super::{Done, Lead, ServiceError, Tick};
+use crate::clock::Timestamp;
 use crate::config::SchedulerSettings;
 use crate::id::DeploymentId;
 use crate::limits;
@@ -30,22 +32,28 @@ impl Scheduler {
     }
 }
 
-/// The reference's `schedule_recent_deployments`: deployments changed since shortly before the last tick.
+/// The reference's `schedule_recent_deployments`: deployments that were changed since the last tick.
+///
+/// A change is seen when its transaction commits, which on a slow database is seconds after the time it carries. So a
+/// tick looks further back than the last one, and leaves out what it has scheduled already.
 pub struct RecentScheduler {
     settings: SchedulerSettings,
+    /// The changes within reach that have been scheduled.
+    scheduled: Mutex<HashMap<DeploymentId, Timestamp>>,
 }
 
 impl RecentScheduler {
     /// With its settings.
     pub fn new(settings: SchedulerSettings) -> Self {
-        Self { settings }
+        Self { settings, scheduled: Mutex::new(HashMap::new()) }
     }
 }
 
 /// Which deployments a pass is over.
-enum Pass {
+enum Pass<'a> {
     InNeed,
-    ChangedWithin(TimeDelta),
+    /// Changed since then, and not one of these changes.
+    Changed(Timestamp, &'a Mutex<HashMap<DeploymentId, Timestamp>>),
 }
 
 #[async_trait]
@@ -77,10 +85,10 @@ impl Tick for RecentScheduler {
     }
 
     async fn tick(&self, lead: &Lead) -> Result<Done, ServiceError> {
-        // A little more than a period, for what was being committed during the last tick.
-        let within = self.settings.recent_period.mul_f64(1.1) + Duration::from_secs(1);
-        let within = TimeDelta::from_std(within).unwrap_or(TimeDelta::MAX);
-        Ok(pass(lead, &self.settings, &Pass::ChangedWithin(within), None).await?.0)
+        let within = self.settings.recent_period.mul_f64(1.1) + limits::CHANGE_SEEN_WITHIN;
+        let since = lead.app.now() - TimeDelta::from_std(within).unwrap_or(TimeDelta::MAX);
+        self.scheduled.lock().retain(|_, changed| *changed >= since);
+        Ok(pass(lead, &self.settings, &Pass::Changed(since, &self.scheduled), None).await?.0)
     }
 }
 
@@ -88,39 +96,53 @@ impl Tick for RecentScheduler {
 async fn pass(
     lead: &Lead,
     settings: &SchedulerSettings,
-    which: &Pass,
+    which: &Pass<'_>,
     mut after: Option<DeploymentId>,
 ) -> Result<(Done, Option<DeploymentId>), ServiceError> {
     let delta = |duration: Duration| TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX);
     let (min_runs, min_time) = (settings.min_runs as usize, delta(settings.min_scheduled_time));
     let batch = settings.deployment_batch_size;
-    let mut items = 0;
-    for _ in 0..limits::SCHEDULER_BATCHES {
+    let (mut items, mut batches) = (0, 0);
+    while batches < limits::SCHEDULER_BATCHES {
         let now = lead.app.now();
         let mut tx = lead.begin("scheduler.batch").await?;
-        let ids = match which {
-            Pass::InNeed => scheduled_runs::in_need(&mut tx, now, min_runs, min_time, after, batch).await?,
-            Pass::ChangedWithin(within) => scheduled_runs::changed_since(&mut tx, now - *within, after, batch).await?,
+        let (found, changes) = match which {
+            Pass::InNeed => (scheduled_runs::in_need(&mut tx, now, min_runs, min_time, after, batch).await?, Vec::new()),
+            Pass::Changed(since, scheduled) => {
+                let mut changes = scheduled_runs::changed_since(&mut tx, *since, after, batch).await?;
+                let found = changes.iter().map(|(id, _)| *id).collect();
+                let scheduled = scheduled.lock();
+                changes.retain(|(id, changed)| scheduled.get(id) != Some(changed));
+                (found, changes)
+            }
         };
-        let Some(last) = ids.last().copied() else { return Ok((Done { items, more: false }, None)) };
-        let horizon = Horizon {
-            start: now,
-            end: now + delta(settings.max_scheduled_time),
-            min_time,
-            min_runs,
-            max_runs: settings.max_runs as usize,
-            insert_batch: settings.insert_batch_size,
-        };
-        let scheduled = scheduled_runs::schedule(&mut tx, &ids, now, &horizon, false).await?;
-        tx.commit().await?;
-        for failed in &scheduled.failed {
-            tracing::warn!(deployment.id = %failed.deployment, error = %failed.error, "a schedule has no dates");
+        let Some(last) = found.last().copied() else { break };
+        let full = found.len() as u64 >= batch;
+        let ids = if matches!(which, Pass::InNeed) { found } else { changes.iter().map(|(id, _)| *id).collect() };
+        if !ids.is_empty() {
+            batches += 1;
+            let horizon = Horizon {
+                start: now,
+                end: now + delta(settings.max_scheduled_time),
+                min_time,
+                min_runs,
+                max_runs: settings.max_runs as usize,
+                insert_batch: settings.insert_batch_size,
+            };
+            let made = scheduled_runs::schedule(&mut tx, &ids, now, &horizon, false).await?;
+            tx.commit().await?;
+            if let Pass::Changed(_, scheduled) = which {
+                scheduled.lock().extend(changes);
+            }
+            for failed in &made.failed {
+                tracing::warn!(deployment.id = %failed.deployment, error = %failed.error, "a schedule has no dates");
+            }
+            items += made.runs.len() as u64;
         }
-        items += scheduled.runs.len() as u64;
-        if (ids.len() as u64) < batch {
+        if !full {
             return Ok((Done { items, more: false }, None));
         }
         after = Some(last);
     }
-    Ok((Done { items, more: true }, after))
+    Ok((Done { items, more: batches == limits::SCHEDULER_BATCHES }, after))
 }

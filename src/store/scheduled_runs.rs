@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 
 use chrono::TimeDelta;
-use sea_query::{Asterisk, Cond, Expr, ExprTrait, Func, Order, Query, Value, Values};
+use sea_query::{Asterisk, Cond, Expr, ExprTrait, Func, JoinType, Order, Query, Value, Values};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -282,36 +282,46 @@ pub async fn in_need(
     tx.fetch_all(&select).await?.iter().map(|row| row.get("id")).collect()
 }
 
-/// Deployments after the one given (in order of id) that were changed since a moment and have an active schedule.
+/// Deployments after the one given (in order of id) with an active schedule that were changed since a moment, they or
+/// such a schedule; with the time of the last change.
+///
+/// The reference looks at the deployment alone (`_get_select_recent_deployments_to_schedule_query`), which a change of one schedule
+/// does not touch: the runs of the new one come with the next full round.
 pub async fn changed_since(
     tx: &mut Tx,
     since: Timestamp,
     after: Option<DeploymentId>,
     limit: u64,
-) -> Result<Vec<DeploymentId>, StoreError> {
-    let dialect = tx.dialect();
-    let active = Query::select()
-        .expr(Expr::val(1))
+) -> Result<Vec<(DeploymentId, Timestamp)>, StoreError> {
+    let schedules = Query::select()
+        .column(t::DeploymentSchedule::DeploymentId)
+        .expr_as(Func::max(Expr::col(t::DeploymentSchedule::Updated)), "changed")
         .from(t::DeploymentSchedule::Table)
-        .and_where(
-            Expr::col((t::DeploymentSchedule::Table, t::DeploymentSchedule::DeploymentId))
-                .equals((t::Deployment::Table, t::Deployment::Id)),
-        )
-        .and_where(dialect.is_true(Expr::col((t::DeploymentSchedule::Table, t::DeploymentSchedule::Active))))
+        .and_where(tx.dialect().is_true(Expr::col(t::DeploymentSchedule::Active)))
+        .group_by_col(t::DeploymentSchedule::DeploymentId)
         .take();
+    let deployment = |column| Expr::col((t::Deployment::Table, column));
+    let changed = || Expr::col(("schedules", "changed"));
     let mut select = Query::select();
     select
-        .column((t::Deployment::Table, t::Deployment::Id))
+        .columns([(t::Deployment::Table, t::Deployment::Id), (t::Deployment::Table, t::Deployment::Updated)])
+        .column(("schedules", "changed"))
         .from(t::Deployment::Table)
-        .and_where(dialect.is_true(Expr::col((t::Deployment::Table, t::Deployment::Paused))).not())
-        .and_where(Expr::col((t::Deployment::Table, t::Deployment::Updated)).gte(since))
-        .and_where(Expr::exists(active))
+        .join_subquery(
+            JoinType::InnerJoin,
+            schedules,
+            "schedules",
+            Expr::col(("schedules", t::DeploymentSchedule::DeploymentId)).equals((t::Deployment::Table, t::Deployment::Id)),
+        )
+        .and_where(tx.dialect().is_true(deployment(t::Deployment::Paused)).not())
+        .cond_where(Cond::any().add(deployment(t::Deployment::Updated).gte(since)).add(changed().gte(since)))
         .order_by((t::Deployment::Table, t::Deployment::Id), Order::Asc)
         .limit(limit);
     if let Some(after) = after {
-        select.and_where(Expr::col((t::Deployment::Table, t::Deployment::Id)).gt(after));
+        select.and_where(deployment(t::Deployment::Id).gt(after));
     }
-    tx.fetch_all(&select).await?.iter().map(|row| row.get("id")).collect()
+    let rows = tx.fetch_all(&select).await?;
+    rows.iter().map(|row| Ok((row.get("id")?, std::cmp::max::<Timestamp>(row.get("updated")?, row.get("changed")?)))).collect()
 }
 
 /// Runs that should have started at `before` at the latest, and are not known to be late: with the time they are due.
