@@ -262,7 +262,20 @@ async fn publish_committed(app: App, mut receiver: mpsc::Receiver<Vec<Outgoing>>
         let leaving = transactions.is_empty() && stopping.is_cancelled();
         if !transactions.is_empty() {
             let outgoing: Vec<Outgoing> = transactions.drain(..).flatten().collect();
-            match app.publish_outgoing(&outgoing).await {
+            // Where the whole group stops, nobody is left to take them.
+            let given_up = async {
+                stopping.cancelled().await;
+                tokio::time::sleep(limits::OUTBOX_LEAVING).await;
+            };
+            let outcome = tokio::select! {
+                biased;
+                outcome = app.publish_outgoing(&outgoing) => outcome,
+                () = given_up => {
+                    tracing::info!(messages = outgoing.len(), "this node stops; messages stay in the outbox for the sweeper");
+                    continue;
+                }
+            };
+            match outcome {
                 Ok(()) => published.add(outgoing.iter().map(Outgoing::id)),
                 Err(error) => tracing::info!(error = %error, messages = outgoing.len(), "messages stay in the outbox for the sweeper"),
             }

@@ -196,7 +196,9 @@ impl Parts {
         background.spawn_vital("node.watch_services", watch_services(app.clone(), board.clone(), self.readiness.clone()));
 
         if self.role == Role::Server && self.settings.server.register_blocks_on_start {
-            background.spawn("blocks.register", crate::api::block_types::register_on_start(app.clone()));
+            let (registering, stopping) = (crate::api::block_types::register_on_start(app.clone()), background.stopping());
+            // Each type is a transaction of its own, and the next start does them all again.
+            background.spawn("blocks.register", async move { stopping.run_until_cancelled(registering).await });
         }
         let status = status::router(status::Sources { cluster: Arc::downgrade(cluster), board, app: app.clone() })
             .merge(members::router(Arc::downgrade(cluster)));

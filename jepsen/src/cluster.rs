@@ -585,6 +585,9 @@ impl Drop for Cluster {
             }
             node.disk = None;
         }
+        if !unexpected.is_empty() {
+            println!("unexpected in the logs of the nodes:\n{}", unexpected.join("\n"));
+        }
         let failed = std::thread::panicking() || !unexpected.is_empty();
         if failed && let Some(directory) = self.directory.take() {
             for id in self.nodes.keys().copied().collect::<Vec<_>>() {

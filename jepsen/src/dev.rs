@@ -231,6 +231,9 @@ impl Drop for Dev {
         if killed {
             unexpected.push(format!("praetor dev did not stop within {} s", STOP_WITHIN.as_secs()));
         }
+        if !unexpected.is_empty() {
+            println!("unexpected in the log of praetor dev:\n{}", unexpected.join("\n"));
+        }
         if (std::thread::panicking() || !unexpected.is_empty())
             && let Some(directory) = self.directory.take()
         {

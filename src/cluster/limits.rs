@@ -115,6 +115,9 @@ pub const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// How long a graceful stop waits for what is queued, and again for the hand-over of the lead.
 pub const SHUTDOWN_STEP: Duration = Duration::from_secs(3);
 
+/// How long a node waits for what is queued where the whole group stops.
+pub const SHUTDOWN_TOGETHER: Duration = Duration::from_secs(1);
+
 /// Bytes of log lines that travel together; a single longer one travels alone.
 pub const LOG_FEED_BATCH_BYTES: usize = 256 << 10;
 

@@ -253,8 +253,15 @@ impl Cluster {
             self.resign_services().await;
         }
         self.batcher.close();
-        if tokio::time::timeout(limits::SHUTDOWN_STEP, self.batcher.drained()).await.is_err() {
-            tracing::warn!("what is queued could not be brought to the log in time; its publishers were told nothing");
+        match leaving {
+            Leaving::Alone if tokio::time::timeout(limits::SHUTDOWN_STEP, self.batcher.drained()).await.is_err() => {
+                tracing::warn!("what is queued could not be brought to the log in time; its publishers were told nothing");
+            }
+            // The majority that it needs may be gone already.
+            Leaving::Together if tokio::time::timeout(limits::SHUTDOWN_TOGETHER, self.batcher.drained()).await.is_err() => {
+                tracing::info!("the whole group stops; what is still queued is not in the log, and its publishers were told nothing");
+            }
+            Leaving::Alone | Leaving::Together => {}
         }
         if leaving == Leaving::Alone && self.core.is_leader() && self.core.members().len() > 1 {
             let handed_over = tokio::time::timeout(limits::SHUTDOWN_STEP, leadership::transfer_here(&self.core, None)).await;
@@ -264,6 +271,7 @@ impl Cluster {
         }
         // The grace is for tasks in the middle of a call to another node.
         self.core.tasks.shutdown(Duration::from_secs(1)).await;
+        crate::telemetry::logs::raft_stops();
         if tokio::time::timeout(limits::SHUTDOWN_STEP, self.core.raft.shutdown()).await.is_err() {
             tracing::warn!("Raft did not stop in time");
         }

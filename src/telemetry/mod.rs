@@ -3,7 +3,7 @@
 //! ERROR means that a person must act, WARN that something is degraded, INFO is the life of the node and never a
 //! request. Messages read alone, and their values are fields too. Metrics are in [`metrics`], as typed functions.
 
-mod logs;
+pub mod logs;
 pub mod metrics;
 pub mod readiness;
 
