@@ -24,7 +24,7 @@ use crate::limits;
 use crate::model::automation::{Automation, BucketKey, ChildFiring};
 use crate::model::event::{PERSISTER_GROUP, ReceivedEvent};
 use crate::model::json;
-use crate::store::{StoreError, Tx, automation_state as state, automations as store, cursors};
+use crate::store::{StoreError, Tx, automation_state as state, automations as store, cursors, events};
 use crate::telemetry::chain;
 
 /// The consumer group of whoever runs an [`Engine`]: what its cursor has not passed is not evaluated yet.
@@ -247,7 +247,7 @@ impl Engine {
         }
         unknown.sort_unstable();
         unknown.dedup();
-        let mut found: HashSet<Uuid> = state::persisted(tx, &unknown).await?.into_iter().collect();
+        let mut found: HashSet<Uuid> = events::persisted(tx, &unknown).await?.into_iter().collect();
         if found.is_empty() {
             return Ok(found);
         }

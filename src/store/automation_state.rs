@@ -260,11 +260,3 @@ pub async fn waiting(tx: &mut Tx, events: &[Uuid]) -> Result<Vec<Uuid>, StoreErr
     select.column(F::FollowerEventId).from(F::Table).and_where(in_scope()).and_where(which);
     tx.fetch_all(&select).await?.iter().map(|row| row.get("follower_event_id")).collect()
 }
-
-/// Those of these events that are in the table `events`.
-pub async fn persisted(tx: &mut Tx, events: &[Uuid]) -> Result<Vec<Uuid>, StoreError> {
-    let mut select = Query::select();
-    let which = tx.dialect().any_id(Expr::col(t::Events::Id), events);
-    select.column(t::Events::Id).from(t::Events::Table).and_where(which);
-    tx.fetch_all(&select).await?.iter().map(|row| row.get("id")).collect()
-}

@@ -13,7 +13,7 @@ use crate::model::event::{Event, ReceivedEvent, Resource};
 use crate::model::event_count::{Countable, EventCount, Spans};
 use crate::model::filter::event::{EventFilter, EventOrder};
 use crate::model::json;
-use crate::store::bulk::{Bulk, Column, Conflict, json_text};
+use crate::store::bulk::{Bulk, Column, json_text};
 use crate::store::filter::event::condition;
 use crate::store::schema as t;
 use crate::store::{Row, StoreError, Tx};
@@ -45,13 +45,22 @@ pub fn put_in_order(events: &mut Vec<Carried<'_>>) {
     events.retain(|event| seen.insert(event.id));
 }
 
-/// Inserts events, [put in order](put_in_order), with the resources that they involve, in two statements. Events that
-/// are there already stay as they are. Gives the number of new ones.
+/// Inserts events, [put in order](put_in_order), with the resources that they involve. Events that are there already stay
+/// as they are. Gives the number of new ones.
+///
+/// # Errors
+/// [`StoreError::Unique`] where another writer has just added one of them; it is there when this is tried again.
 pub async fn insert(tx: &mut Tx, events: &[Carried<'_>], now: Timestamp) -> Result<usize, StoreError> {
+    let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
+    let there: HashSet<Uuid> = persisted(tx, &ids).await?.into_iter().collect();
+    let events: Vec<&Carried<'_>> = events.iter().filter(|event| !there.contains(&event.id)).collect();
+    if events.is_empty() {
+        return Ok(0);
+    }
     let json = |kind, of: fn(&Carried<'_>) -> String| Column::JsonText(kind, events.iter().map(|event| Some(of(event))).collect());
     let at = |of: fn(&Carried<'_>) -> Timestamp| Column::Timestamp(events.iter().map(|event| Some(of(event))).collect());
     let stamped = || Column::Timestamp(vec![Some(now); events.len()]);
-    let inserted = Bulk::new("events")
+    Bulk::new("events")
         .column("id", Column::Uuid(events.iter().map(|event| Some(event.id)).collect()))
         .column("occurred", at(|event| event.occurred))
         .column("event", Column::Text(events.iter().map(|event| Some(event.event.to_string())).collect()))
@@ -65,11 +74,10 @@ pub async fn insert(tx: &mut Tx, events: &[Carried<'_>], now: Timestamp) -> Resu
         .column("follows", Column::Uuid(events.iter().map(|event| event.follows).collect()))
         .column("created", stamped())
         .column("updated", stamped())
-        .insert(tx, Conflict::Nothing, "id")
+        .append(tx)
         .await?;
-    let new: HashSet<Uuid> = inserted.iter().map(|row| row.get("id")).collect::<Result<_, _>>()?;
     let (mut ids, mut occurred, mut resource_ids, mut roles, mut labels) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for event in events.iter().filter(|event| new.contains(&event.id)) {
+    for event in &events {
         let primary = std::iter::once((&event.resource, ""));
         let related = event.related.iter().map(|resource| (resource, resource.get(ROLE).map_or("", String::as_str)));
         for (resource, role) in primary.chain(related) {
@@ -95,7 +103,14 @@ pub async fn insert(tx: &mut Tx, events: &[Carried<'_>], now: Timestamp) -> Resu
             .append(tx)
             .await?;
     }
-    Ok(new.len())
+    Ok(events.len())
+}
+
+/// Which of these events are in the database.
+pub async fn persisted(tx: &mut Tx, events: &[Uuid]) -> Result<Vec<Uuid>, StoreError> {
+    let mut select = Query::select();
+    select.column(t::Events::Id).from(t::Events::Table).and_where(tx.dialect().any_id(Expr::col(t::Events::Id), events));
+    tx.fetch_all(&select).await?.iter().map(|row| row.get("id")).collect()
 }
 
 const ID: &str = "prefect.resource.id";
