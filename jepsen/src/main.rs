@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use jepsen::failover::{FailoverArgs, failover};
 use jepsen::matrix::{self, MatrixArgs};
 use jepsen::nemesis::Nemesis;
-use jepsen::run::{self, Cell, Common};
+use jepsen::run::{self, Common, Plan};
 use jepsen::workload::Workload;
 use jepsen::{control, planted};
 
@@ -40,9 +40,9 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct RunArgs {
-    /// What clients do [with --hours: any]
-    #[arg(long, value_enum, required_unless_present = "hours")]
-    workload: Option<Workload>,
+    /// What clients do; several, with commas between, on the same nodes [with --hours: any]
+    #[arg(long, value_enum, value_delimiter = ',', required_unless_present = "hours")]
+    workload: Vec<Workload>,
     /// What goes wrong [with --hours: anything]
     #[arg(long, value_enum, required_unless_present = "hours")]
     nemesis: Option<Nemesis>,
@@ -88,13 +88,11 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
             matrix::check(&args.common)?;
             let seed = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
             if let Some(hours) = args.hours {
-                return matrix::hours(hours, args.workload, args.nemesis, seed, args.seconds, &args.common).await;
+                return matrix::hours(hours, &args.workload, args.nemesis, seed, args.seconds, &args.common).await;
             }
-            let (Some(workload), Some(nemesis)) = (args.workload, args.nemesis) else {
-                anyhow::bail!("--workload and --nemesis are needed, or --hours")
-            };
-            let cell = Cell { workload, nemesis, seed, seconds: args.seconds };
-            run::run(cell, &args.common, args.inside.as_deref()).await
+            let Some(nemesis) = args.nemesis else { anyhow::bail!("--workload and --nemesis are needed, or --hours") };
+            let plan = Plan { workloads: args.workload, nemesis, seed, seconds: args.seconds };
+            run::run(&plan, &args.common, args.inside.as_deref()).await
         }
         Command::Matrix(args) => {
             matrix::check(&args.common)?;

@@ -19,7 +19,7 @@ use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
 
 use crate::nemesis::Nemesis;
-use crate::run::{Cell, Common, Done, Operations, workload_name};
+use crate::run::{Cell, Common, Done, Operations, Plan, workload_name, worse};
 use crate::workload::Workload;
 
 /// How long a run may take beside its seconds: starting, judging, cleaning up.
@@ -52,6 +52,9 @@ pub struct MatrixArgs {
     /// Run those again that did not pass
     #[arg(long)]
     pub again: bool,
+    /// Workloads run on the same nodes at once, as far as their settings allow; each is judged apart
+    #[arg(long)]
+    pub together: bool,
     /// So many at a time; more than the machine bears make elections late
     #[arg(long, default_value = "1")]
     pub jobs: NonZeroU8,
@@ -84,32 +87,48 @@ fn available(common: &Common) -> Vec<Nemesis> {
 pub async fn matrix(args: &MatrixArgs) -> anyhow::Result<u8> {
     let workloads: Vec<Workload> = chosen(&args.workloads)?;
     let nemeses = if args.nemeses == "all" { available(&args.common) } else { chosen(&args.nemeses)? };
-    let mut cells = Vec::new();
-    for seed in args.first_seed..args.first_seed + args.seeds {
-        for nemesis in &nemeses {
-            for workload in &workloads {
-                cells.push(Cell { workload: *workload, nemesis: *nemesis, seed, seconds: args.seconds });
-            }
-        }
-    }
     fs::create_dir_all(&args.common.out)?;
     let path = args.ledger.clone().unwrap_or_else(|| args.common.out.join("matrix.csv"));
     let mut ledger = Ledger::open(&path)?;
-    cells.retain(|cell| ledger.last_of(cell).is_none_or(|line| args.again && line.code != 0));
+    let mut plans = Vec::new();
+    for seed in args.first_seed..args.first_seed + args.seeds {
+        for nemesis in &nemeses {
+            for mut plan in sets(&workloads, args.together, *nemesis, seed, args.seconds) {
+                let cells = plan.cells();
+                let open = |cell: &Cell| ledger.last_of(cell).is_none_or(|line| args.again && line.code != 0);
+                plan.workloads = cells.iter().filter(|cell| open(cell)).map(|cell| cell.workload).collect();
+                plans.extend((!plan.workloads.is_empty()).then_some(plan));
+            }
+        }
+    }
     let build = build().await;
-    let count = cells.len();
-    let mut runs =
-        stream::iter(cells).map(|cell| async move { (cell, one(cell, &args.common).await) }).buffer_unordered(usize::from(args.jobs.get()));
+    let count = plans.len();
+    let mut runs = stream::iter(plans).map(|plan| one(plan, &args.common)).buffer_unordered(usize::from(args.jobs.get()));
     let mut number = 0;
-    while let Some((cell, outcome)) = runs.next().await {
+    while let Some(outcomes) = runs.next().await {
         number += 1;
-        let outcome = outcome?;
-        println!("{number} of {count}: {}: {}", cell.name(), outcome.verdict.lines().next().unwrap_or_default());
-        ledger.add(Line::of(&outcome, &build))?;
+        for outcome in outcomes? {
+            let Done { workload, nemesis, seed, verdict, .. } = &outcome;
+            println!("{number} of {count}: {workload}-{nemesis}-{seed}: {}", verdict.lines().next().unwrap_or_default());
+            ledger.add(Line::of(&outcome, &build))?;
+        }
         fs::write(args.common.out.join("table.md"), table(&ledger.lines))?;
     }
     println!("\n{}", table(&ledger.lines));
     Ok(worst(&ledger.lines))
+}
+
+/// The runs that take in these workloads: one for each, or as few as their settings allow.
+fn sets(workloads: &[Workload], together: bool, nemesis: Nemesis, seed: u64, seconds: u64) -> Vec<Plan> {
+    let mut plans: Vec<Plan> = Vec::new();
+    for workload in workloads {
+        let with = |plan: &Plan| Plan { workloads: plan.workloads.iter().chain([workload]).copied().collect(), ..plan.clone() };
+        match plans.iter_mut().find(|plan| together && with(plan).variables().is_ok()) {
+            Some(plan) => plan.workloads.push(*workload),
+            None => plans.push(Plan { workloads: vec![*workload], nemesis, seed, seconds }),
+        }
+    }
+    plans
 }
 
 /// A selection for every change: by seed, of each family something, within five minutes.
@@ -126,16 +145,21 @@ pub async fn short(seed: u64, common: &Common) -> anyhow::Result<u8> {
     let end = Instant::now() + SHORT;
     let build = build().await;
     let mut done = Vec::new();
-    for (number, nemesis) in nemeses.into_iter().enumerate() {
-        let cell = Cell { workload: workloads[number % workloads.len()], nemesis, seed, seconds: SHORT_SECONDS };
+    let plan = |(number, nemesis): (usize, Nemesis)| {
+        // The sets take turns.
+        let mut sets = sets(&workloads, true, nemesis, seed, SHORT_SECONDS);
+        sets.swap_remove(number % sets.len())
+    };
+    for plan in nemeses.into_iter().enumerate().map(plan) {
         // What may not end in time is not begun: a usual run takes twice its seconds.
         if Instant::now() + Duration::from_secs(SHORT_SECONDS * 2 + 10) > end {
             break;
         }
-        println!("{}", cell.name());
-        let outcome = one(cell, common).await?;
-        println!("    {}", outcome.verdict);
-        done.push(Line::of(&outcome, &build));
+        println!("{}", plan.name());
+        for outcome in one(plan, common).await? {
+            println!("    {}: {}", outcome.workload, outcome.verdict);
+            done.push(Line::of(&outcome, &build));
+        }
     }
     println!("\n{}", table(&done));
     if done.is_empty() { Ok(2) } else { Ok(worst(&done)) }
@@ -147,7 +171,7 @@ pub async fn short(seed: u64, common: &Common) -> anyhow::Result<u8> {
 /// A run could not be started.
 pub async fn hours(
     hours: f64,
-    workload: Option<Workload>,
+    workloads: &[Workload],
     nemesis: Option<Nemesis>,
     seed: u64,
     seconds: u64,
@@ -160,13 +184,14 @@ pub async fn hours(
     let mut done = Vec::new();
     while Instant::now() < end {
         let any = Workload::value_variants();
-        let workload = workload.unwrap_or_else(|| any[chance.random_range(0..any.len())]);
+        let workloads = if workloads.is_empty() { vec![any[chance.random_range(0..any.len())]] } else { workloads.to_vec() };
         let nemesis = nemesis.unwrap_or_else(|| nemeses[chance.random_range(0..nemeses.len())]);
-        let cell = Cell { workload, nemesis, seed: u64::from(chance.random::<u32>()), seconds };
-        println!("{}", cell.name());
-        let outcome = one(cell, common).await?;
-        println!("    {}", outcome.verdict);
-        done.push(Line::of(&outcome, &build));
+        let plan = Plan { workloads, nemesis, seed: u64::from(chance.random::<u32>()), seconds };
+        println!("{}", plan.name());
+        for outcome in one(plan, common).await? {
+            println!("    {}: {}", outcome.workload, outcome.verdict);
+            done.push(Line::of(&outcome, &build));
+        }
         fs::write(common.out.join("table.md"), table(&done))?;
     }
     println!("\n{}", table(&done));
@@ -174,9 +199,7 @@ pub async fn hours(
 }
 
 fn worst(lines: &[Line]) -> u8 {
-    let last = last(lines);
-    // What is wrong weighs more than what is not known.
-    if last.iter().any(|line| line.code == 1) { 1 } else { last.iter().map(|line| line.code).max().unwrap_or(2) }
+    last(lines).iter().map(|line| line.code).reduce(worse).unwrap_or(2)
 }
 
 fn outcome(cell: &Cell, out: &Path) -> anyhow::Result<Option<Done>> {
@@ -189,19 +212,19 @@ fn outcome(cell: &Cell, out: &Path) -> anyhow::Result<Option<Done>> {
 }
 
 /// A run as a process of its own, its output in a file.
-async fn one(cell: Cell, common: &Common) -> anyhow::Result<Done> {
+async fn one(plan: Plan, common: &Common) -> anyhow::Result<Vec<Done>> {
     fs::create_dir_all(&common.out)?;
-    let path = cell.outcome_path(&common.out);
-    if path.exists() {
+    let cells = plan.cells();
+    for path in cells.iter().map(|cell| cell.outcome_path(&common.out)).filter(|path| path.exists()) {
         fs::remove_file(&path)?;
     }
-    let printed: PathBuf = common.out.join(format!("{}.txt", cell.name()));
+    let printed: PathBuf = common.out.join(format!("{}.txt", plan.name()));
     let log = File::create(&printed)?;
     let mut command = tokio::process::Command::new(std::env::current_exe()?);
     command
         .arg("run")
-        .args(["--workload", &workload_name(cell.workload), "--nemesis", &cell.nemesis.name()])
-        .args(["--seed", &cell.seed.to_string(), "--seconds", &cell.seconds.to_string()])
+        .args(["--workload", &plan.workload_names(), "--nemesis", &plan.nemesis.name()])
+        .args(["--seed", &plan.seed.to_string(), "--seconds", &plan.seconds.to_string()])
         .args(["--nodes", &common.nodes.to_string()])
         .arg("--binary")
         .arg(&common.binary)
@@ -218,27 +241,30 @@ async fn one(cell: Cell, common: &Common) -> anyhow::Result<Done> {
         command.arg("--upgrade-to").arg(other);
     }
     let mut child = command.kill_on_drop(true).spawn()?;
-    let status = if let Ok(status) = tokio::time::timeout(Duration::from_secs(cell.seconds) + BESIDE, child.wait()).await {
+    let status = if let Ok(status) = tokio::time::timeout(Duration::from_secs(plan.seconds) + BESIDE, child.wait()).await {
         format!("it ended with {}", status?)
     } else {
         child.kill().await?;
         "it took too long and was killed".to_owned()
     };
-    if let Some(done) = outcome(&cell, &common.out)? {
-        return Ok(done);
-    }
-    let done = Done {
-        workload: workload_name(cell.workload),
-        nemesis: cell.nemesis.name(),
-        seed: cell.seed,
-        seconds: cell.seconds,
-        code: 2,
-        verdict: format!("unknown: {status}; see {}", printed.display()),
-        operations: Operations::default(),
-        faults: Vec::new(),
+    let done = |cell: Cell| {
+        if let Some(done) = outcome(&cell, &common.out)? {
+            return Ok(done);
+        }
+        let done = Done {
+            workload: workload_name(cell.workload),
+            nemesis: cell.nemesis.name(),
+            seed: cell.seed,
+            seconds: cell.seconds,
+            code: 2,
+            verdict: format!("unknown: {status}; see {}", printed.display()),
+            operations: Operations::default(),
+            faults: Vec::new(),
+        };
+        fs::write(cell.outcome_path(&common.out), serde_json::to_vec_pretty(&done)?)?;
+        Ok(done)
     };
-    fs::write(&path, serde_json::to_vec_pretty(&done)?)?;
-    Ok(done)
+    cells.into_iter().map(done).collect()
 }
 
 /// What became of a run, in short.

@@ -1,6 +1,7 @@
-//! One run: a workload, a nemesis, a seed. Starts everything, breaks it, judges, and writes what it saw: the history
-//! (`.jsonl`), the outcome (`.json`), a page with plots (`.html`), and the nodes' logs where the run does not pass.
+//! One run: workloads, a nemesis, a seed. Starts everything, breaks it, judges, and writes what each workload saw: the
+//! history (`.jsonl`), the outcome (`.json`), a page with plots (`.html`), and the nodes' logs where it does not pass.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,6 +59,51 @@ pub struct Common {
 }
 
 /// Which run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// What clients do, all of it at once on the same nodes.
+    pub workloads: Vec<Workload>,
+    /// What goes wrong.
+    pub nemesis: Nemesis,
+    /// Replays a run's choices, not its timing.
+    pub seed: u64,
+    /// For how long things go wrong.
+    pub seconds: u64,
+}
+
+impl Plan {
+    /// What is judged, each apart.
+    pub fn cells(&self) -> Vec<Cell> {
+        let Self { nemesis, seed, seconds, .. } = *self;
+        self.workloads.iter().map(|workload| Cell { workload: *workload, nemesis, seed, seconds }).collect()
+    }
+
+    /// Its workloads as on the command line.
+    pub fn workload_names(&self) -> String {
+        self.workloads.iter().copied().map(workload_name).collect::<Vec<_>>().join(",")
+    }
+
+    /// What it is called.
+    pub fn name(&self) -> String {
+        format!("{}-{}-{}", self.workload_names(), self.nemesis.name(), self.seed)
+    }
+
+    /// The settings that its workloads need of the nodes.
+    ///
+    /// # Errors
+    /// Two of them want another value for the same setting.
+    pub fn variables(&self) -> anyhow::Result<BTreeMap<&'static str, String>> {
+        let mut variables = BTreeMap::new();
+        for (name, value) in self.workloads.iter().flat_map(|workload| workload.variables()) {
+            if let Some(other) = variables.insert(name, value.clone()) {
+                ensure!(other == value, "{}: workloads need {name}={other} and {name}={value}, so they cannot run together", self.name());
+            }
+        }
+        Ok(variables)
+    }
+}
+
+/// A workload's part of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cell {
     /// What clients do.
@@ -135,20 +181,20 @@ pub struct Done {
     pub faults: Vec<Injected>,
 }
 
-/// Runs a cell in network namespaces of its own, which takes a second process; or right here, on 127.0.0.1.
+/// Makes a run in network namespaces of its own, which takes a second process; or right here, on 127.0.0.1.
 ///
 /// # Errors
 /// It could not even begin.
-pub async fn run(cell: Cell, common: &Common, inside: Option<&str>) -> anyhow::Result<u8> {
+pub async fn run(plan: &Plan, common: &Common, inside: Option<&str>) -> anyhow::Result<u8> {
     if common.loopback || inside.is_some() {
-        return here(cell, common, inside).await;
+        return here(plan, common, inside).await;
     }
     let namespaces = Namespaces::create(common.nodes)?;
     let mut command = tokio::process::Command::from(namespaces.inside(&std::env::current_exe()?));
     // The same words again, the seed where it was chosen just now, and the name of the network.
     command.args(std::env::args_os().skip(1)).arg("--inside").arg(namespaces.prefix());
     if !std::env::args().any(|word| word == "--seed" || word.starts_with("--seed=")) {
-        command.args(["--seed", &cell.seed.to_string()]);
+        command.args(["--seed", &plan.seed.to_string()]);
     }
     let status = command.status();
     let status = tokio::select! {
@@ -161,78 +207,110 @@ pub async fn run(cell: Cell, common: &Common, inside: Option<&str>) -> anyhow::R
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(2))
 }
 
-async fn here(cell: Cell, common: &Common, inside: Option<&str>) -> anyhow::Result<u8> {
+async fn here(plan: &Plan, common: &Common, inside: Option<&str>) -> anyhow::Result<u8> {
     std::fs::create_dir_all(&common.out)?;
-    let name = cell.name();
-    let history = History::create(&common.out.join(format!("{name}.jsonl")), cell.seed, &format!("{name}, {common:?}"))?;
-    println!("{name}: seed {}", cell.seed);
+    println!("{}: seed {}", plan.name(), plan.seed);
+    let about = format!("{}, {common:?}", plan.name());
+    let create = |cell: Cell| Ok((cell, History::create(&common.out.join(format!("{}.jsonl", cell.name())), cell.seed, &about)?));
+    let cells = plan.cells().into_iter().map(create).collect::<anyhow::Result<Vec<_>>>()?;
     let mut faults = Vec::new();
-    let verdict = match whole_run(cell, common, inside, &history, &mut faults).await {
-        Ok(verdict) => verdict,
-        Err(error) => Verdict::Unknown(format!("{error:#}")),
+    let verdicts = match whole_run(plan, common, inside, &cells, &mut faults).await {
+        Ok(verdicts) => verdicts,
+        Err(error) => vec![unknown(error); cells.len()],
     };
-    let entries = history.entries();
-    let done = Done {
-        workload: workload_name(cell.workload),
-        nemesis: cell.nemesis.name(),
-        seed: cell.seed,
-        seconds: cell.seconds,
-        code: verdict.exit_code(),
-        verdict: verdict.to_string(),
-        operations: Operations::of(&entries),
-        faults,
-    };
-    std::fs::write(common.out.join(format!("{name}.html")), report::page(&done, &entries))?;
-    std::fs::write(cell.outcome_path(&common.out), serde_json::to_vec_pretty(&done)?)?;
-    println!("{} operations, {} faults\n{verdict}", done.operations.all(), done.faults.len());
-    Ok(done.code)
+    let mut code = 0;
+    for ((cell, history), verdict) in cells.into_iter().zip(verdicts) {
+        let entries = history.entries();
+        let done = Done {
+            workload: workload_name(cell.workload),
+            nemesis: cell.nemesis.name(),
+            seed: cell.seed,
+            seconds: cell.seconds,
+            code: verdict.exit_code(),
+            verdict: verdict.to_string(),
+            operations: Operations::of(&entries),
+            faults: faults.clone(),
+        };
+        std::fs::write(common.out.join(format!("{}.html", cell.name())), report::page(&done, &entries))?;
+        std::fs::write(cell.outcome_path(&common.out), serde_json::to_vec_pretty(&done)?)?;
+        println!("{}: {} operations, {} faults\n{verdict}", done.workload, done.operations.all(), done.faults.len());
+        code = worse(code, done.code);
+    }
+    Ok(code)
 }
 
+fn unknown(error: anyhow::Error) -> Verdict {
+    Verdict::Unknown(format!("{error:#}"))
+}
+
+/// What is wrong weighs more than what is not known.
+pub(crate) fn worse(a: u8, b: u8) -> u8 {
+    if a == 1 || b == 1 { 1 } else { a.max(b) }
+}
+
+/// A verdict for each cell.
 async fn whole_run(
-    cell: Cell,
+    plan: &Plan,
     common: &Common,
     inside: Option<&str>,
-    history: &History,
+    cells: &[(Cell, History)],
     faults: &mut Vec<Injected>,
-) -> anyhow::Result<Verdict> {
-    let Cell { workload, nemesis, seed, seconds } = cell;
-    let mut site = set_up(cell, common, inside, history).await?;
+) -> anyhow::Result<Vec<Verdict>> {
+    let histories: Vec<History> = cells.iter().map(|(_, history)| history.clone()).collect();
+    let mut site = set_up(plan, common, inside, &histories).await?;
     let stop = CancellationToken::new();
     let apis = Arc::new(site.cluster.ids().into_iter().map(|id| site.cluster.api(id)).collect::<Vec<_>>());
-    let context = Context { apis: apis.clone(), history: history.clone(), stop: stop.clone(), seed };
-    #[expect(clippy::disallowed_methods, reason = "the harness has two tasks, and ends both below")]
-    let (mut load, observer) = (tokio::spawn(workload.run(context)), tokio::spawn(observe(apis, history.clone(), stop.clone())));
+    let load = |(cell, history): &(Cell, History)| {
+        let context = Context { apis: apis.clone(), history: history.clone(), stop: stop.clone(), seed: plan.seed };
+        spawn(cell.workload.run(context))
+    };
+    let mut loads: Vec<_> = cells.iter().map(load).collect();
+    let observer = spawn(observe(apis.clone(), histories, stop.clone()));
 
-    let trouble = nemesis.trouble(&mut site, seed, Duration::from_secs(seconds), faults).await;
+    let trouble = plan.nemesis.trouble(&mut site, plan.seed, Duration::from_secs(plan.seconds), faults).await;
     // The load goes on while the group recovers; then it ends.
     tokio::time::sleep(RECOVERY).await;
     stop.cancel();
-    let ended = tokio::time::timeout(LOAD_ENDS_WITHIN, &mut load).await;
-    load.abort();
+    let ended = tokio::time::timeout(LOAD_ENDS_WITHIN, futures_util::future::try_join_all(&mut loads)).await;
+    loads.iter().for_each(tokio::task::JoinHandle::abort);
     observer.await?;
-    let verdict = async {
+    let judged = async {
         trouble?;
         ended.with_context(|| format!("clients did not end within {} s", LOAD_ENDS_WITHIN.as_secs()))??;
-        tokio::time::timeout(JUDGED_WITHIN, workload.check(&site.cluster, history)).await.context("the judging took too long")?
+        // All at once, since each waits for something.
+        let judged = cells.iter().map(async |(cell, history)| {
+            let verdict = tokio::time::timeout(JUDGED_WITHIN, cell.workload.check(&site.cluster, history)).await;
+            verdict.context("the judging took too long").flatten().unwrap_or_else(unknown)
+        });
+        Ok(futures_util::future::join_all(judged).await)
     };
-    let verdict = verdict.await.unwrap_or_else(|error| Verdict::Unknown(format!("{error:#}")));
+    let mut verdicts = judged.await.unwrap_or_else(|error| vec![unknown(error); cells.len()]);
     let errors = site.cluster.unexpected();
-    let verdict = match verdict {
-        Verdict::Valid(_) if !errors.is_empty() => Verdict::Invalid(format!("errors in the logs: {}", errors.join("; "))),
-        Verdict::Valid(_) if nemesis != Nemesis::None && faults.is_empty() => Verdict::Unknown("the nemesis never struck".to_owned()),
-        other => other,
-    };
+    for verdict in &mut verdicts {
+        if let Verdict::Valid(_) = verdict {
+            if !errors.is_empty() {
+                *verdict = Verdict::Invalid(format!("errors in the logs: {}", errors.join("; ")));
+            } else if plan.nemesis != Nemesis::None && faults.is_empty() {
+                *verdict = Verdict::Unknown("the nemesis never struck".to_owned());
+            }
+        }
+    }
     site.cluster.judged();
-    if verdict.exit_code() != 0 {
+    for ((cell, _), _) in cells.iter().zip(&verdicts).filter(|(_, verdict)| verdict.exit_code() != 0) {
         for id in site.cluster.ids() {
             std::fs::write(common.out.join(format!("{}.node-{id}.log", cell.name())), site.cluster.log(id))?;
         }
     }
-    Ok(verdict)
+    Ok(verdicts)
 }
 
-async fn set_up(cell: Cell, common: &Common, inside: Option<&str>, history: &History) -> anyhow::Result<Site> {
-    let Cell { workload, nemesis, seed, .. } = cell;
+#[expect(clippy::disallowed_methods, reason = "the harness has few tasks, and ends all of them itself")]
+fn spawn<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> tokio::task::JoinHandle<T> {
+    tokio::spawn(task)
+}
+
+async fn set_up(plan: &Plan, common: &Common, inside: Option<&str>, histories: &[History]) -> anyhow::Result<Site> {
+    let Plan { nemesis, seed, .. } = *plan;
     let binary = common.binary.canonicalize().with_context(|| format!("there is no {}", common.binary.display()))?;
     let mut options = Options::new(common.nodes, Kind::Postgres).binary(&binary);
     let mut host = std::net::Ipv4Addr::LOCALHOST;
@@ -252,7 +330,7 @@ async fn set_up(cell: Cell, common: &Common, inside: Option<&str>, history: &His
         options = options.hosts([&postgres, &server].map(|server| format!("{}:{}", server.host(), server.port())).to_vec());
         standby = Some(server);
     }
-    for (name, value) in workload.variables() {
+    for (name, value) in plan.variables()? {
         options = options.variable(name, value);
     }
     for setting in &common.settings {
@@ -261,11 +339,11 @@ async fn set_up(cell: Cell, common: &Common, inside: Option<&str>, history: &His
     }
     let cluster = Cluster::start(nemesis.prepare(options)?).await?;
     let other = common.upgrade_to.as_ref().map(|path| path.canonicalize()).transpose()?;
-    Ok(Site { cluster, postgres, standby, history: history.clone(), builds: [binary.clone(), other.unwrap_or(binary)] })
+    Ok(Site { cluster, postgres, standby, histories: histories.to_vec(), builds: [binary.clone(), other.unwrap_or(binary)] })
 }
 
 /// Writes down who leads, whenever that changes.
-async fn observe(apis: Arc<Vec<String>>, history: History, stop: CancellationToken) {
+async fn observe(apis: Arc<Vec<String>>, histories: Vec<History>, stop: CancellationToken) {
     let clients: Vec<crate::client::Http> = apis.iter().map(crate::client::Http::new).collect();
     let mut known = json!(null);
     while stop.run_until_cancelled(tokio::time::sleep(OBSERVE_EVERY)).await.is_some() {
@@ -276,7 +354,7 @@ async fn observe(apis: Arc<Vec<String>>, history: History, stop: CancellationTok
         let majority = |id: &u64| told.iter().filter(|other| *other == id).count() > clients.len() / 2;
         let leader = json!(told.iter().find(|id| majority(id)));
         if leader != known {
-            history.add("observer", "leader", leader.clone(), None);
+            histories.iter().for_each(|history| history.add("observer", "leader", leader.clone(), None));
             known = leader;
         }
     }

@@ -119,7 +119,7 @@ pub struct Site {
     /// Its standby, where the nemesis wants one.
     pub standby: Option<Server>,
     /// Where faults are told of.
-    pub history: History,
+    pub histories: Vec<History>,
     /// The builds between which [`Nemesis::Upgrade`] goes to and fro; nodes run the first.
     pub builds: [PathBuf; 2],
 }
@@ -235,13 +235,17 @@ struct Begun {
 impl Site {
     fn begin(&self, fault: Nemesis, target: Value) -> Begun {
         let fault = fault.name();
-        self.history.add("nemesis", &fault, json!({"phase": "begin", "target": target}), None);
+        self.note(&fault, &json!({"phase": "begin", "target": target}));
         Begun { fault, target, at: Instant::now() }
     }
 
     fn end(&self, begun: Begun, proof: String) -> Injected {
-        self.history.add("nemesis", &begun.fault, json!({"phase": "end", "target": begun.target, "proof": proof}), None);
+        self.note(&begun.fault, &json!({"phase": "end", "target": begun.target, "proof": proof}));
         Injected { fault: begun.fault, target: begun.target, proof, seconds: begun.at.elapsed().as_secs_f64() }
+    }
+
+    fn note(&self, fault: &str, what: &Value) {
+        self.histories.iter().for_each(|history| history.add("nemesis", fault, what.clone(), None));
     }
 
     /// The leader, or another node one time out of three.
