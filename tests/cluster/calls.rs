@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::harness::{Cluster, Kind, Options, eventually, start, until};
+use crate::harness::{Cluster, Kind, Look, Options, eventually, start, until};
 use crate::long;
 
 /// How long everything may take to arrive in the end.
@@ -118,6 +118,24 @@ async fn stream(api: String, plan: Plan, sent: Arc<AtomicU64>) -> BTreeSet<Strin
     expected
 }
 
+/// How far events, firings and calls have come, for whoever has to find out where they stay.
+async fn where_it_stands(cluster: &Cluster, look: &mut Look, arrived: &BTreeSet<String>, expected: &BTreeSet<String>) -> String {
+    let missing: Vec<&String> = expected.difference(arrived).take(5).collect();
+    let mut told = format!("{} of {} arrived, missing are {missing:?}", arrived.len(), expected.len());
+    for (what, count) in [
+        ("events", "SELECT count(*) FROM events WHERE event LIKE 'praetor.call.%'"),
+        ("firings", "SELECT count(*) FROM events WHERE event = 'prefect.automation.triggered'"),
+        ("failed actions", "SELECT count(*) FROM events WHERE event = 'prefect.automation.action.failed'"),
+        ("calls to be made", "SELECT count(*) FROM praetor.action_call"),
+        ("in the outbox", "SELECT count(*) FROM praetor.outbox"),
+        ("dead letters", "SELECT count(*) FROM praetor.dead_letter"),
+    ] {
+        told += &format!(", {what}: {:?}", look.number(count).await);
+    }
+    let status = cluster.status(1).await.unwrap_or_default();
+    format!("{told}; {status}")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_arrive_under_one_key_though_the_services_leader_is_killed() {
     let plan = plan();
@@ -144,9 +162,12 @@ async fn calls_arrive_under_one_key_though_the_services_leader_is_killed() {
     let expected = streaming.await.expect("the publisher ends well");
     assert_eq!(epochs.len() as u64, kills, "each of them led");
 
-    eventually(ARRIVED_WITHIN, "every call arrives", async || arrived.lock().len() >= expected.len()).await;
-    // What is told is done with: no call is left that could still be made again.
     let mut look = cluster.database().look().await.expect("the database opens");
+    let all = until(ARRIVED_WITHIN, "every call arrives", async || (arrived.lock().len() >= expected.len()).then_some(())).await;
+    if let Err(late) = all {
+        panic!("{late}: {}", where_it_stands(&cluster, &mut look, &arrived.lock().keys().cloned().collect(), &expected).await);
+    }
+    // What is told is done with: no call is left that could still be made again.
     eventually(ARRIVED_WITHIN, "every outcome is told", async || {
         look.number("SELECT count(*) FROM praetor.action_call").await.expect("an answer") == 0
     })

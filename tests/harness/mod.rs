@@ -8,7 +8,7 @@ use std::time::Duration;
 
 pub use jepsen::client::{EventsIn, EventsOut, Http, LogsOut, Outcome, Socket};
 pub use jepsen::cluster::{Cluster, Options};
-pub use jepsen::database::Kind;
+pub use jepsen::database::{Kind, Look};
 pub use jepsen::wait::until;
 pub use prefect::{Client, Script};
 

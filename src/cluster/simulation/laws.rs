@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use openraft::EntryPayload;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::trace;
@@ -46,7 +47,7 @@ pub(super) struct Laws {
 }
 
 /// What a run has come to, so that one in which nothing happens is seen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Counts {
     pub acknowledged: u64,
     pub unknown: u64,

@@ -11,6 +11,7 @@ use openraft::async_runtime::WatchReceiver as _;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use rand::{Rng as _, SeedableRng as _};
+use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
@@ -37,6 +38,7 @@ use crate::task::INLINE;
 const RECOVERY_MS: u64 = 20_000;
 
 /// What came of a seed.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Outcome {
     pub broken: Option<String>,
     /// Two runs of one seed have the same.
@@ -219,14 +221,8 @@ impl World {
         trace::tell(|| format!("node {id} starts"));
         trace::note(1, id);
         NODE.set(id);
-        // Drawn in any case, so that a seed means the same with and without.
-        let chance: u64 = self.rng.random();
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        builder.enable_time().start_paused(true);
-        #[cfg(tokio_unstable)]
-        builder.rng_seed(tokio::runtime::RngSeed::from_bytes(&chance.to_le_bytes()));
-        trace::note(6, chance);
-        let runtime = builder.build().expect("a runtime");
+        trace::note(6, self.rng.random());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
         let disk = self.nodes[index].disk.clone();
         let ground = Ground { log: disk, incoming: Some(self.network.listen(id)), dial: self.network.dial(id) };
         let cluster = runtime.block_on(async {
