@@ -28,6 +28,12 @@ pub const DATABASE_GRACE: Duration = Duration::from_secs(2);
 /// Time in which a connection of the pool has to say that it lives.
 pub const DATABASE_PING: Duration = Duration::from_secs(2);
 
+/// Of several database servers, how often the one that accepts writes is asked whether it still does.
+pub const DATABASE_PRIMARY_WATCH: Duration = Duration::from_millis(250);
+
+/// How long each connection of the pool is asked whether its server accepts writes, once another one has taken over.
+pub const DATABASE_PRIMARY_SUSPECT: Duration = Duration::from_secs(10);
+
 /// How long connections that come back to the pool are asked whether they live, once one was left without an answer.
 pub const DATABASE_SUSPECT: Duration = Duration::from_mins(1);
 

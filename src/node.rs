@@ -177,8 +177,10 @@ impl Parts {
     /// Starts them, waiting for the database and the founding of the group as long as it takes.
     async fn start(&self, cluster: &Arc<Cluster>) -> anyhow::Result<()> {
         let store = open_database(&self.settings, &self.readiness).await?;
-        let cluster_id = group::founded(cluster).await;
         let background = &self.background;
+        let (following, stopping) = (store.clone(), background.stopping());
+        background.spawn_vital("node.follow_primary", async move { following.follow_primary(stopping).await });
+        let cluster_id = group::founded(cluster).await;
         let app = App::new(
             store,
             cluster.bus(),

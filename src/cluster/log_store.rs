@@ -24,7 +24,9 @@ use tokio::sync::oneshot;
 
 use super::convert;
 use super::limits;
+
 use super::log_codec::{LogTypes, StoredLogId, StoredPayload, StoredVote};
+use super::log_tail::{self, Cut};
 use super::types::{Entry, LogId, TypeConfig, Vote};
 
 /// Called with what failed, when the log cannot be written any more.
@@ -65,13 +67,20 @@ impl LogStore {
     /// When the folder cannot be used, another process holds it, or a record before the tail is damaged.
     pub(super) fn open(folder: &Path, on_failure: OnFailure) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
-        let folder =
-            folder.to_str().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the data directory's path is not UTF-8"))?;
-        let mut config = raft_log::Config::new(folder);
+        let name = folder.to_str().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the data directory's path is not UTF-8"))?;
+        let mut config = raft_log::Config::new(name);
         config.wal.flush_batch_wait = Some(limits::RAFT_FLUSH_GATHER);
         config.wal.chunk_max_size = Some(limits::RAFT_LOG_CHUNK_BYTES);
         config.log_cache_capacity = Some(limits::RAFT_LOG_CACHE_BYTES);
-        let log = RaftLog::open(Arc::new(config))?;
+        let config = Arc::new(config);
+        let log = match RaftLog::open(Arc::clone(&config)) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                let Some(Cut { path, kept, gone }) = log_tail::cut_torn(folder)? else { return Err(error) };
+                tracing::warn!(path = %path.display(), kept, gone, "the log's torn end, which nobody was told about, is cut off");
+                RaftLog::open(config)?
+            }
+            other => other?,
+        };
         Ok(Self { log: Arc::new(RwLock::new(log)), appended_bytes: Arc::default(), on_failure })
     }
 

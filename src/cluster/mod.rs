@@ -26,6 +26,7 @@ mod limits;
 mod log_codec;
 mod log_feed;
 mod log_store;
+mod log_tail;
 mod membership;
 mod network;
 mod peers;

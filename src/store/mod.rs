@@ -40,6 +40,7 @@ pub mod migrate;
 pub mod old;
 pub mod open;
 pub mod outbox;
+mod primary;
 pub mod overdue;
 pub mod row;
 pub mod run_history;
@@ -72,10 +73,12 @@ use sqlx::pool::{PoolConnection, PoolConnectionMetadata};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, ConnectOptions, PgPool, Postgres, Sqlite, SqlitePool, Transaction};
+use tokio_util::sync::CancellationToken;
 
 pub use dialect::Dialect;
 pub use error::StoreError;
 pub use outbox::Outgoing;
+use primary::Primary;
 pub use row::{Column, Row, Seconds};
 use silence::Silence;
 
@@ -89,6 +92,8 @@ use crate::telemetry::metrics;
 pub struct Store {
     pool: Pool,
     silence: Silence,
+    /// Where the database has several servers.
+    primary: Option<Arc<Primary>>,
 }
 
 /// The pool of either driver; for migrations, which speak to the driver directly.
@@ -125,27 +130,51 @@ impl Default for StoreOptions {
 }
 
 impl Store {
-    /// A store on a Postgres server; connects on first use.
-    pub fn postgres(connect: PgConnectOptions, options: &StoreOptions) -> Self {
+    /// A store on one of these Postgres servers, the one that `current` points to; connects on first use.
+    ///
+    /// # Panics
+    /// `current` points to none.
+    pub fn postgres(servers: Vec<PgConnectOptions>, current: usize, options: &StoreOptions) -> Self {
         let statement_milliseconds = options.statement.as_millis().to_string();
-        let connect = connect
-            .statement_cache_capacity(options.statement_cache)
-            .options([("statement_timeout", statement_milliseconds.as_str()), ("timezone", "UTC")])
-            .log_slow_statements(log::LevelFilter::Warn, Duration::from_secs(2))
-            .log_statements(log::LevelFilter::Trace);
+        let customize = |server: PgConnectOptions| {
+            server
+                .statement_cache_capacity(options.statement_cache)
+                .options([("statement_timeout", statement_milliseconds.as_str()), ("timezone", "UTC")])
+                .log_slow_statements(log::LevelFilter::Warn, Duration::from_secs(2))
+                .log_statements(log::LevelFilter::Trace)
+        };
+        let servers: Vec<_> = servers.into_iter().map(customize).collect();
+        let connect = servers[current].clone();
+        let primary = (servers.len() > 1).then(|| Arc::new(Primary::new(servers, current)));
         let silence = Silence::after(options.statement);
-        let watching = silence.clone();
+        let (watching, following) = (silence.clone(), primary.clone());
         let pool = PgPoolOptions::new()
             .max_connections(options.connections)
             .acquire_timeout(options.acquire)
             .test_before_acquire(false)
-            .before_acquire(|connection, meta| Box::pin(is_usable(connection, meta)))
+            .before_acquire(move |connection, meta| {
+                let following = following.clone();
+                Box::pin(async move {
+                    match &following {
+                        Some(primary) => primary.is_usable(connection, meta).await,
+                        None => is_usable(connection, meta).await,
+                    }
+                })
+            })
             .after_release(move |connection, _| {
                 let watching = watching.clone();
                 Box::pin(async move { watching.released(connection).await })
             })
             .connect_lazy_with(connect);
-        Self { pool: Pool::Postgres(pool), silence }
+        Self { pool: Pool::Postgres(pool), silence, primary }
+    }
+
+    /// Follows the server that accepts writes, where there are several; ends when the store's owner stops.
+    pub async fn follow_primary(&self, stopping: CancellationToken) {
+        if let (Some(primary), Pool::Postgres(pool)) = (&self.primary, &self.pool) {
+            stopping.run_until_cancelled(primary.follow(pool)).await;
+        }
+        stopping.cancelled().await;
     }
 
     /// A store on a SQLite file, which is made where missing; connects on first use.
@@ -164,7 +193,7 @@ impl Store {
             .acquire_timeout(limits::SQLITE_BUSY)
             .test_before_acquire(false)
             .connect_lazy_with(connect);
-        Self { pool: Pool::Sqlite(pool), silence: Silence::never() }
+        Self { pool: Pool::Sqlite(pool), silence: Silence::never(), primary: None }
     }
 
     /// The driver's pool.

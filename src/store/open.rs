@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use sqlx::Connection;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
-use tokio::time::timeout;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use super::migrate::{self, Error as MigrateError, State};
+use super::primary;
 use super::url::{DatabaseUrl, SqliteLocation, Target, UrlError};
 use super::{Store, StoreOptions};
 use crate::config::{DatabaseSettings, DatabaseTls};
@@ -59,7 +58,7 @@ pub async fn open(settings: &DatabaseSettings) -> Result<Store, OpenError> {
     };
     match url.target() {
         Target::Sqlite(location) => Ok(Store::sqlite(location.options(), &options)),
-        Target::Postgres(servers) => Ok(Store::postgres(first_writable(servers, settings).await?, &options)),
+        Target::Postgres(servers) => Ok(Store::postgres(servers.clone(), first_writable(servers).await?, &options)),
     }
 }
 
@@ -92,23 +91,13 @@ async fn prepare(url: &DatabaseUrl, settings: &DatabaseSettings) -> Result<(), O
     })
 }
 
-/// The first server that answers and, where there are several, accepts writes.
-async fn first_writable(servers: &[PgConnectOptions], settings: &DatabaseSettings) -> Result<PgConnectOptions, OpenError> {
-    if let [only] = servers {
-        return Ok(only.clone());
+/// Which server accepts writes, where there are several.
+async fn first_writable(servers: &[PgConnectOptions]) -> Result<usize, OpenError> {
+    if servers.len() == 1 {
+        return Ok(0);
     }
-    for server in servers {
-        let asked = timeout(settings.connection_timeout, async {
-            let mut connection = PgConnection::connect_with(server).await?;
-            let standby: bool = sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(&mut connection).await?;
-            connection.close().await?;
-            Ok::<bool, sqlx::Error>(standby)
-        });
-        if let Ok(Ok(false)) = asked.await {
-            return Ok(server.clone());
-        }
-    }
-    Err(OpenError::Away("none of the database's servers accepts writes".to_owned()))
+    let found = primary::find(servers, 0).await;
+    found.map(|(number, _)| number).ok_or_else(|| OpenError::Away("none of the database's servers accepts writes".to_owned()))
 }
 
 fn customize(server: PgConnectOptions, settings: &DatabaseSettings) -> PgConnectOptions {

@@ -84,7 +84,7 @@ pub(super) async fn alive(connection: &mut PgConnection) -> Result<(), sqlx::Err
     timeout(within, connection.ping()).await.unwrap_or_else(|_| Err(unheard(within)))
 }
 
-fn unheard(within: Duration) -> sqlx::Error {
+pub(super) fn unheard(within: Duration) -> sqlx::Error {
     sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, format!("the database did not answer within {} s", within.as_secs_f64())))
 }
 

@@ -165,7 +165,8 @@ async fn calls_arrive_under_one_key_though_the_services_leader_is_killed() {
     let mut look = cluster.database().look().await.expect("the database opens");
     let all = until(ARRIVED_WITHIN, "every call arrives", async || (arrived.lock().len() >= expected.len()).then_some(())).await;
     if let Err(late) = all {
-        panic!("{late}: {}", where_it_stands(&cluster, &mut look, &arrived.lock().keys().cloned().collect(), &expected).await);
+        let arrived = arrived.lock().keys().cloned().collect();
+        panic!("{late}: {}", where_it_stands(&cluster, &mut look, &arrived, &expected).await);
     }
     // What is told is done with: no call is left that could still be made again.
     eventually(ARRIVED_WITHIN, "every outcome is told", async || {

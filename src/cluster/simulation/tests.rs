@@ -140,7 +140,8 @@ fn seeds_break_no_law() {
 #[test]
 fn a_seed_is_replayed_exactly() {
     let seeds = setting("PRAETOR_SIM_TWICE").unwrap_or(12);
-    for (seed, (first, second)) in Steady::new().each(0..seeds, |steady, seed| (steady.run(seed, None, true), steady.run(seed, None, true))) {
+    for (seed, (first, second)) in Steady::new().each(0..seeds, |steady, seed| (steady.run(seed, None, true), steady.run(seed, None, true)))
+    {
         let differs = first.lines.iter().zip(&second.lines).find(|(one, other)| one != other);
         assert_eq!(differs, None, "seed {seed}");
         assert_eq!(first, second, "seed {seed}");

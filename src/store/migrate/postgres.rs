@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::doctor::{Examined, OrphanSlots};
 use super::{Adoption, Error, Facts, POSTGRES_REVISION, Report, State, Step, Wanted};
 use crate::limits::{DATABASE_CONNECT, MIGRATION_WAIT};
+use crate::store::primary::accepts_writes;
 
 /// Key of the advisory lock: "praetor" in ASCII. One for all migrations in a database.
 const LOCK_KEY: i64 = 0x0070_7261_6574_6f72;
@@ -31,12 +32,12 @@ pub(super) async fn connect(servers: &[PgConnectOptions]) -> Result<PgConnection
     for server in servers {
         let opening = async {
             let mut connection = PgConnection::connect_with(&server.clone().statement_cache_capacity(0)).await?;
-            let standby = servers.len() > 1 && query_scalar("SELECT pg_is_in_recovery()").fetch_one(&mut connection).await?;
-            Ok((connection, standby))
+            let writable = servers.len() == 1 || accepts_writes(&mut connection).await?;
+            Ok((connection, writable))
         };
         match timeout(DATABASE_CONNECT, opening).await {
-            Ok(Ok((connection, false))) => return Ok(connection),
-            Ok(Ok((connection, true))) => drop(connection.close().await),
+            Ok(Ok((connection, true))) => return Ok(connection),
+            Ok(Ok((connection, false))) => drop(connection.close().await),
             Ok(Err(error)) => last = Some(error),
             Err(_) => last = Some(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
         }
