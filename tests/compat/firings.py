@@ -8,8 +8,11 @@ follows), twice, and late. Compared is the number of firings of each automation 
 Exit status 0 where there is no difference.
 
 The Python server evaluates two events at a time (the memory broker's consumers), so that the order in which events meet
-a trigger is not quite that of the stream; `--one-at-a-time DIR` writes a `sitecustomize.py` there which, put on the
-server's PYTHONPATH, has it evaluate one after another. Only then is an exact comparison meaningful.
+a trigger is not quite that of the stream. And an event that concerns several triggers of one automation meets them in the
+order of a set of their random ids, which decides where it completes a compound or a sequence; Praetor takes them as the
+automation lists them. `--one-at-a-time DIR` writes a `sitecustomize.py` there which, put on the server's PYTHONPATH, has
+it evaluate one event after another, and the triggers of each in the order of the list. Only then is an exact comparison
+meaningful. Give it a PostgreSQL database: with SQLite it drops events while its database is locked.
 
 Both servers also delete buckets whose span ended a minute ago, with what was counted in them, every five seconds of the
 clock. Which events come before such a sweep and which after is different in each run, of the same server too. So give
@@ -42,6 +45,13 @@ names = memory.Consumer.__init__.__code__.co_varnames[: memory.Consumer.__init__
 defaults = list(memory.Consumer.__init__.__defaults__)
 defaults[names.index("concurrency") - (len(names) - len(defaults))] = 1
 memory.Consumer.__init__.__defaults__ = tuple(defaults)
+
+import prefect.server.events.triggers as evaluation
+interested = evaluation.find_interested_triggers
+def in_order(event):
+    place = {trigger: number for number, trigger in enumerate(evaluation.triggers)}
+    return sorted(interested(event), key=lambda trigger: place[trigger.id])
+evaluation.find_interested_triggers = in_order
 """
 
 
