@@ -72,15 +72,10 @@ impl LogStore {
         config.wal.flush_batch_wait = Some(limits::RAFT_FLUSH_GATHER);
         config.wal.chunk_max_size = Some(limits::RAFT_LOG_CHUNK_BYTES);
         config.log_cache_capacity = Some(limits::RAFT_LOG_CACHE_BYTES);
-        let config = Arc::new(config);
-        let log = match RaftLog::open(Arc::clone(&config)) {
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                let Some(Cut { path, kept, gone }) = log_tail::cut_torn(folder)? else { return Err(error) };
-                tracing::warn!(path = %path.display(), kept, gone, "the log's torn end, which nobody was told about, is cut off");
-                RaftLog::open(config)?
-            }
-            other => other?,
-        };
+        if let Some(Cut { path, kept, gone }) = log_tail::cut_torn(folder)? {
+            tracing::warn!(path = %path.display(), kept, gone, "the log's torn end, which nobody was told about, is cut off");
+        }
+        let log = RaftLog::open(Arc::new(config))?;
         Ok(Self { log: Arc::new(RwLock::new(log)), appended_bytes: Arc::default(), on_failure })
     }
 

@@ -1,10 +1,10 @@
 //! The torn end of a log: what a power failure leaves of writes that were under way, which nobody was told about.
 //!
-//! `raft-log` itself cuts off a last record that is too short, and zeros. A disk may as well have written some sectors of the
-//! last writes and not others. So the end of the newest file, from the first record on that is not whole, is cut off where no
-//! whole record follows: had it been written long ago, something would follow. Anything else is damage, and is left alone.
+//! `raft-log` cuts off a last record that is too short, and zeros. A disk may as well have written some sectors of the last
+//! writes and not others. So the end of the newest file, from the first record on that is not whole, is cut off where no whole
+//! record follows: had it been written long ago, something would follow. Anything else is damage, and is left alone.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -24,13 +24,20 @@ pub(super) struct Cut {
     pub gone: u64,
 }
 
-/// Cuts the torn end off the newest file of the log in `folder`, which no other process may have open. `None` where its end is
-/// whole, or is damaged otherwise.
+/// The file that `raft-log` locks while it has a log open.
+const LOCK: &str = "LOCK";
+
+/// Cuts the torn end off the newest file of the log in `folder`. `None` where its end is whole, or is damaged otherwise, or
+/// another process has the log open.
 ///
 /// # Errors
 /// The file cannot be read or cut.
 pub(super) fn cut_torn(folder: &Path) -> io::Result<Option<Cut>> {
     let Some(path) = newest(folder)? else { return Ok(None) };
+    let lock = File::options().create(true).truncate(false).write(true).open(folder.join(LOCK))?;
+    if let Err(TryLockError::WouldBlock) = lock.try_lock() {
+        return Ok(None);
+    }
     let bytes = fs::read(&path)?;
     let whole = whole_records(&bytes);
     // The first byte of what is torn may be right, so the search begins with the second one.
@@ -117,7 +124,7 @@ mod tests {
         torn.drain(..torn.len() - 3100);
         torn[1000..1512].fill(0xa5);
         for garbage in [vec![0xff], vec![0x5a; 700], torn[100..].to_vec(), torn] {
-            // A log goes on in a new file after one whose end was cut off.
+            // Opened again, a log goes on in a new file.
             let path = newest(directory.path()).expect("it can be read").expect("there is a file");
             let length = fs::metadata(&path).expect("it is there").len();
             File::options().append(true).open(&path).and_then(|mut file| file.write_all(&garbage)).expect("it is written");
