@@ -354,7 +354,9 @@ async fn observe(apis: Arc<Vec<String>>, histories: Vec<History>, stop: Cancella
         let majority = |id: &u64| told.iter().filter(|other| *other == id).count() > clients.len() / 2;
         let leader = json!(told.iter().find(|id| majority(id)));
         if leader != known {
-            histories.iter().for_each(|history| history.add("observer", "leader", leader.clone(), None));
+            for history in &histories {
+                history.add("observer", "leader", leader.clone(), None);
+            }
             known = leader;
         }
     }

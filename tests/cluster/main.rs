@@ -13,6 +13,7 @@ mod harness;
 
 mod background_tasks;
 mod calls;
+mod database_failover;
 mod events;
 mod failover;
 mod health;

@@ -245,7 +245,9 @@ impl Site {
     }
 
     fn note(&self, fault: &str, what: &Value) {
-        self.histories.iter().for_each(|history| history.add("nemesis", fault, what.clone(), None));
+        for history in &self.histories {
+            history.add("nemesis", fault, what.clone(), None);
+        }
     }
 
     /// The leader, or another node one time out of three.
