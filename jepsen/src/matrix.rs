@@ -219,8 +219,8 @@ async fn one(plan: Plan, common: &Common) -> anyhow::Result<Vec<Done>> {
     for path in cells.iter().map(|cell| cell.outcome_path(&common.out)).filter(|path| path.exists()) {
         fs::remove_file(&path)?;
     }
-    let printed: PathBuf = common.out.join(format!("{}.txt", plan.name()));
-    let log = File::create(&printed)?;
+    let printed = format!("{}.txt", plan.name());
+    let log = File::create(common.out.join(&printed))?;
     let mut command = tokio::process::Command::new(std::env::current_exe()?);
     command
         .arg("run")
@@ -258,7 +258,7 @@ async fn one(plan: Plan, common: &Common) -> anyhow::Result<Vec<Done>> {
             seed: cell.seed,
             seconds: cell.seconds,
             code: 2,
-            verdict: format!("unknown: {status}; see {}", printed.display()),
+            verdict: format!("unknown: {status}; see {printed}"),
             operations: Operations::default(),
             faults: Vec::new(),
         };

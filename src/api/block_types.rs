@@ -166,8 +166,13 @@ async fn register(app: &App, definition: &registry::Definition) -> Result<(), Ap
 /// describes. Every node does so; what is there already is left alone. A failure is logged and costs only its block.
 pub async fn register_on_start(app: App) {
     // Early, so that no two nodes have to agree on a key under load, and a bad one is told at start.
-    if let Err(error) = block_documents::cipher(&app).await {
-        tracing::error!(error = %error, "block documents cannot be read or written: {error}");
+    match block_documents::cipher(&app).await {
+        Ok(_) => {}
+        // It is asked for again with the first block.
+        Err(ApiError::Store(error)) if error.is_retryable() => {
+            tracing::warn!(error = %error, "the key of block documents could not be looked for yet");
+        }
+        Err(error) => tracing::error!(error = %error, "block documents cannot be read or written: {error}"),
     }
     let mut definitions = registry::protected();
     definitions.extend(registry::of_installed_package(app.settings().server.prefect_package.as_deref()).await);
