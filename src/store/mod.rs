@@ -112,6 +112,8 @@ pub struct StoreOptions {
     pub connections: u32,
     /// Wait for a connection of the pool.
     pub acquire: Duration,
+    /// Of several servers, how long one may take to accept a connection.
+    pub connect: Duration,
     /// Time of one statement on Postgres.
     pub statement: Duration,
     /// Prepared statements kept per connection; 0 behind PgBouncer in transaction mode.
@@ -123,6 +125,7 @@ impl Default for StoreOptions {
         Self {
             connections: limits::DATABASE_CONNECTIONS,
             acquire: limits::DATABASE_ACQUIRE,
+            connect: limits::DATABASE_CONNECT,
             statement: limits::DATABASE_STATEMENT,
             statement_cache: 256,
         }
@@ -145,7 +148,7 @@ impl Store {
         };
         let servers: Vec<_> = servers.into_iter().map(customize).collect();
         let connect = servers[current].clone();
-        let primary = (servers.len() > 1).then(|| Arc::new(Primary::new(servers, current)));
+        let primary = (servers.len() > 1).then(|| Arc::new(Primary::new(servers, current, options.connect)));
         let silence = Silence::after(options.statement);
         let (watching, following) = (silence.clone(), primary.clone());
         let pool = PgPoolOptions::new()

@@ -1,6 +1,7 @@
 //! From settings to a [`Store`] whose schema is ours: one attempt, which says whether another one may help.
 
 use std::path::Path;
+use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
@@ -53,12 +54,15 @@ pub async fn open(settings: &DatabaseSettings) -> Result<Store, OpenError> {
     let options = StoreOptions {
         connections: settings.connections_max,
         acquire: settings.pool_timeout.min(crate::limits::DATABASE_ACQUIRE),
+        connect: settings.connection_timeout,
         statement: settings.statement_timeout,
         statement_cache: settings.statement_cache_size,
     };
     match url.target() {
         Target::Sqlite(location) => Ok(Store::sqlite(location.options(), &options)),
-        Target::Postgres(servers) => Ok(Store::postgres(servers.clone(), first_writable(servers).await?, &options)),
+        Target::Postgres(servers) => {
+            Ok(Store::postgres(servers.clone(), first_writable(servers, settings.connection_timeout).await?, &options))
+        }
     }
 }
 
@@ -92,11 +96,11 @@ async fn prepare(url: &DatabaseUrl, settings: &DatabaseSettings) -> Result<(), O
 }
 
 /// Which server accepts writes, where there are several.
-async fn first_writable(servers: &[PgConnectOptions]) -> Result<usize, OpenError> {
+async fn first_writable(servers: &[PgConnectOptions], within: Duration) -> Result<usize, OpenError> {
     if servers.len() == 1 {
         return Ok(0);
     }
-    let found = primary::find(servers, 0).await;
+    let found = primary::find(servers, 0, within).await;
     found.map(|(number, _)| number).ok_or_else(|| OpenError::Away("none of the database's servers accepts writes".to_owned()))
 }
 

@@ -20,14 +20,16 @@ use crate::limits;
 pub(super) struct Primary {
     servers: Vec<PgConnectOptions>,
     current: AtomicUsize,
+    /// How long a server may take to accept a connection and to answer on it.
+    within: Duration,
     /// When the pool was last sent to another server.
     moved: Mutex<Option<Instant>>,
 }
 
 impl Primary {
-    /// Of these servers, number `current` accepts writes, as far as is known.
-    pub fn new(servers: Vec<PgConnectOptions>, current: usize) -> Self {
-        Self { servers, current: AtomicUsize::new(current), moved: Mutex::new(None) }
+    /// Of these servers, number `current` accepts writes, as far as is known; each may take as long as `within` to connect.
+    pub fn new(servers: Vec<PgConnectOptions>, current: usize, within: Duration) -> Self {
+        Self { servers, current: AtomicUsize::new(current), within, moved: Mutex::new(None) }
     }
 
     /// Whether a connection from the pool may be used; false has it closed.
@@ -41,7 +43,7 @@ impl Primary {
         }
         // One may have been on its way to the old server when the pool was sent to the new one.
         if meta.idle_for >= limits::DATABASE_IDLE_UNASKED || moved.is_some_and(|ago| ago < limits::DATABASE_PRIMARY_SUSPECT) {
-            return answered(accepts_writes(connection)).await;
+            return answered(limits::DATABASE_PING, accepts_writes(connection)).await;
         }
         Ok(true)
     }
@@ -51,12 +53,12 @@ impl Primary {
         let mut watched: Option<PgConnection> = None;
         loop {
             let serves = match &mut watched {
-                Some(connection) => answered(accepts_writes(connection)).await.unwrap_or(false),
+                Some(connection) => answered(limits::DATABASE_PING, accepts_writes(connection)).await.unwrap_or(false),
                 None => false,
             };
             if !serves {
                 let current = self.current.load(Ordering::Relaxed);
-                let found = find(&self.servers, current).await;
+                let found = find(&self.servers, current, self.within).await;
                 if let Some((number, _)) = &found
                     && *number != current
                 {
@@ -74,15 +76,15 @@ impl Primary {
 }
 
 /// The server that accepts writes, `first` before others, with a connection to it. They are asked at once: one that is gone
-/// without a word holds up none.
-pub(super) async fn find(servers: &[PgConnectOptions], first: usize) -> Option<(usize, PgConnection)> {
+/// without a word holds up the others for as long as `within`.
+pub(super) async fn find(servers: &[PgConnectOptions], first: usize, within: Duration) -> Option<(usize, PgConnection)> {
     let asked = servers.iter().enumerate().map(async |(number, server)| {
         let open = async {
             let mut connection = PgConnection::connect_with(server).await?;
             let writable = accepts_writes(&mut connection).await?;
             Ok(writable.then_some((number, connection)))
         };
-        answered(open).await.ok().flatten()
+        answered(within, open).await.ok().flatten()
     });
     join_all(asked).await.into_iter().flatten().min_by_key(|(number, _)| (*number != first, *number))
 }
@@ -95,8 +97,7 @@ pub(super) async fn accepts_writes(connection: &mut PgConnection) -> Result<bool
     sqlx::query_scalar("SELECT NOT pg_is_in_recovery()").fetch_one(connection).await
 }
 
-async fn answered<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
-    let within: Duration = limits::DATABASE_PING;
+async fn answered<T>(within: Duration, answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
     timeout(within, answer).await.unwrap_or_else(|_| Err(super::silence::unheard(within)))
 }
 
