@@ -253,11 +253,9 @@ async fn in_turn(app: &App, queue: &SlotQueue, name: &'static str, wanted: Wante
             let taken = match &wanted.lease {
                 None => unleased::take(&mut tx, &active, slots, now, waits).await?.then_some(None),
                 Some((lasting, holder)) if Planted::NoLimit.is_here() => {
-                    Some(Some(leases::insert(&mut tx, &ids, slots, *lasting, holder.clone(), now).await?.id))
+                    Some(Some(leases::insert(&mut tx, &ids, slots, *lasting, holder.clone(), now).await?))
                 }
-                Some((lasting, holder)) => {
-                    leases::take(&mut tx, &ids, slots, *lasting, holder.clone(), now, waits).await?.map(|lease| Some(lease.id))
-                }
+                Some((lasting, holder)) => leases::take(&mut tx, &ids, slots, *lasting, holder.clone(), now, waits).await?.map(Some),
             };
             if let Some(lease) = taken {
                 tx.commit().await?;

@@ -3,14 +3,13 @@
 //! A lease does not run out because its holder could not renew it: after a new leader, and after a time in which the
 //! database was away, holders get a grace to come back.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use chrono::TimeDelta;
 use parking_lot::Mutex;
 
+use super::driver::now;
 use super::{Done, Lead, ServiceError, Tick};
-use crate::clock::Timestamp;
 use crate::config::Planted;
 use crate::limits;
 use crate::orchestration::Context;
@@ -19,26 +18,26 @@ use crate::store::{leases, slots};
 /// The reference's `monitor_expired_leases`.
 pub struct Repossessor {
     period: Duration,
-    grace: TimeDelta,
+    grace: Duration,
     seen: Mutex<Option<Seen>>,
 }
 
 /// Since when and until when this leader has been able to look at the leases without a gap.
 #[derive(Debug, Clone, Copy)]
 struct Seen {
-    since: Timestamp,
-    until: Timestamp,
+    since: Instant,
+    until: Instant,
 }
 
 impl Repossessor {
     /// Looks every `period`, and takes nothing back until it has been able to for `grace`.
     pub fn new(period: Duration, grace: Duration) -> Self {
-        Self { period, grace: TimeDelta::from_std(grace).unwrap_or(TimeDelta::MAX), seen: Mutex::new(None) }
+        Self { period, grace, seen: Mutex::new(None) }
     }
 
     /// Notes that a look succeeded; true where holders have had their grace.
-    fn may_take_back(&self, now: Timestamp) -> bool {
-        let gap = TimeDelta::from_std(self.period * 2 + limits::SERVICE_PATIENCE).unwrap_or(TimeDelta::MAX);
+    fn may_take_back(&self, now: Instant) -> bool {
+        let gap = self.period * 2 + limits::SERVICE_PATIENCE;
         let mut seen = self.seen.lock();
         let since = match *seen {
             Some(before) if now - before.until <= gap => before.since,
@@ -75,10 +74,10 @@ impl Tick for Repossessor {
                 tracing::warn!(limit = name, counted, leased, "slots of a concurrency limit were changed by another program; set right");
             }
         }
-        let now = lead.app.now();
-        if !self.may_take_back(now) || Planted::LeaseLeak.is_here() {
+        if !self.may_take_back(now()) || Planted::LeaseLeak.is_here() {
             return Ok(Done { items, more: false });
         }
+        let now = lead.app.now();
         let mut tx = lead.begin("repossessor.take_back").await?;
         let waits = Context::server(now, settings).waits();
         let expired = leases::take_back_expired(&mut tx, now, limits::REPOSSESSOR_LEASES, waits).await?;
@@ -97,7 +96,8 @@ mod tests {
     #[test]
     fn holders_get_their_grace_after_a_start_and_after_a_gap() {
         let service = Repossessor::new(Duration::from_secs(15), Duration::from_mins(1));
-        let at = |seconds| Timestamp::UNIX_EPOCH + TimeDelta::seconds(seconds);
+        let start = now();
+        let at = |seconds| start + Duration::from_secs(seconds);
         let looks: Vec<bool> = [0, 15, 59, 60, 75, 200, 245, 260].into_iter().map(|second| service.may_take_back(at(second))).collect();
         assert_eq!(looks, [false, false, false, true, true, false, false, true]);
     }

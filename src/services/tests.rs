@@ -38,7 +38,7 @@ use crate::model::state::{State, StateType};
 use crate::model::{flow_run, task_run};
 use crate::orchestration::{Context, FlowPolicy, TaskPolicy, set_flow_run_state, set_task_run_state};
 use crate::store::leases::{self, Occupancy};
-use crate::store::{concurrency_limits, flow_runs, flows, open, outbox, slots, task_runs};
+use crate::store::{Store, concurrency_limits, flow_runs, flows, open, outbox, slots, task_runs};
 use crate::task::Tasks;
 
 const BOTH: [Kind; 2] = [Kind::Sqlite, Kind::Postgres];
@@ -65,6 +65,10 @@ fn text(at: Timestamp) -> String {
 
 impl Fixture {
     async fn new(kind: Kind) -> Self {
+        Self::on(kind, Store::on_callers_clock).await
+    }
+
+    async fn on(kind: Kind, clock_of: impl FnOnce(Store) -> Store) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let database = Database::create(kind, directory.path()).await.expect("a database");
         let variables = Variables::from([
@@ -74,7 +78,7 @@ impl Fixture {
             ("PRAETOR_SERVICES_REPOSSESSOR_GRACE_SECONDS".to_owned(), "0".to_owned()),
         ]);
         let settings = Arc::new(Settings::load(&variables).expect("the settings are right"));
-        let store = open::open(&settings.database).await.expect("the database opens");
+        let store = clock_of(open::open(&settings.database).await.expect("the database opens"));
         let (clock, bus) = (Arc::new(ManualClock::new(start())), Arc::new(DirectBus::new(Limits::default())));
         let app = App::new(store, bus.clone(), LogFeed::default(), "group".into(), clock.clone(), settings, Tasks::new());
         let lead = Lead { app, epoch: 1 };
@@ -447,7 +451,7 @@ async fn slots_of_expired_leases_come_back_and_the_count_is_always_what_is_lease
             let mut tx = fixture.begin().await;
             let lease = leases::take(&mut tx, limits, count, TimeDelta::minutes(minutes), None, fixture.now(), waits).await;
             tx.commit().await.expect("committed");
-            lease.expect("a try").expect("a lease").id
+            lease.expect("a try").expect("a lease")
         };
         take(&[one, two], 2, 1).await;
         let renewed = take(&[one], 3, 1).await;
@@ -470,6 +474,35 @@ async fn slots_of_expired_leases_come_back_and_the_count_is_always_what_is_lease
         fixture.pass(301);
         assert_eq!(fixture.tick(&service).await.items, 1);
         assert_eq!((fixture.taken(one).await, fixture.taken(two).await), (3, 1));
+    }
+}
+
+#[tokio::test]
+async fn a_node_whose_clock_jumps_ends_no_lease_and_keeps_none() {
+    let fixture = Fixture::on(Kind::Postgres, |store| store).await;
+    let service = Repossessor::new(Duration::from_secs(15), Duration::ZERO);
+    let limit = fixture.limit("one", 10).await;
+    let waits = Context::server(fixture.now(), &fixture.lead.app.settings().orchestration).waits();
+    let take = async |slots, lasting| {
+        let mut tx = fixture.begin().await;
+        let lease = leases::take(&mut tx, &[limit], slots, lasting, None, fixture.now(), waits).await.expect("a try").expect("a lease");
+        tx.commit().await.expect("committed");
+        lease
+    };
+    let renewed = take(1, TimeDelta::minutes(5)).await;
+    take(2, TimeDelta::minutes(5)).await;
+    fixture.clock.advance(TimeDelta::days(36_500));
+    assert_eq!(fixture.tick(&service).await, Done::default(), "none has run out");
+    // What a node takes and renews while its clock is ahead lasts no longer for it.
+    take(4, TimeDelta::milliseconds(100)).await;
+    let mut tx = fixture.begin().await;
+    assert!(leases::renew(&mut tx, renewed, TimeDelta::milliseconds(100), fixture.now()).await.expect("a statement"));
+    tx.commit().await.expect("committed");
+    fixture.clock.advance(TimeDelta::days(-73_000));
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while fixture.taken(limit).await != 2 {
+        assert!(tokio::time::Instant::now() < deadline, "{} slots are still taken", fixture.taken(limit).await);
+        fixture.tick(&service).await;
     }
 }
 
@@ -785,7 +818,7 @@ async fn the_count_is_what_is_leased_after_every_one_of_many_random_steps() {
                     let some = limits.iter().copied().filter(|_| rng.random_bool(0.5)).collect::<Vec<_>>();
                     let lasting = TimeDelta::seconds(rng.random_range(60..400));
                     match leases::take(&mut tx, &some, rng.random_range(1..3), lasting, None, now, waits).await.expect("a try") {
-                        Some(lease) => then = Box::new(move |held, _| held.push(lease.id)),
+                        Some(lease) => then = Box::new(move |held, _| held.push(lease)),
                         None => refused += 1,
                     }
                 }

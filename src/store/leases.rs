@@ -5,6 +5,9 @@
 //! from the database and loses slots when it dies between the two. Slots of rate limits come free with time, and are
 //! counted without leases. What clients take without a lease has a row too: see [`super::slots`].
 //!
+//! Leases run out by the clock that all nodes share: PostgreSQL's own, or that of the one node on SQLite. What else is
+//! said of time here is by the clock of the node that says it.
+//!
 //! Locks are taken in one order, so that nobody waits for another in a circle: leases, then limits by their ids, then the
 //! lease of a limit's slots that nobody leased.
 
@@ -60,7 +63,7 @@ pub async fn take(
     holder: Option<LeaseHolder>,
     now: Timestamp,
     waits: Waits,
-) -> Result<Option<Lease>, StoreError> {
+) -> Result<Option<LeaseId>, StoreError> {
     if !concurrency_limits::take(tx, limits, slots, now, waits).await? {
         return Ok(None);
     }
@@ -75,7 +78,7 @@ pub async fn insert(
     lasting: TimeDelta,
     holder: Option<LeaseHolder>,
     now: Timestamp,
-) -> Result<Lease, StoreError> {
+) -> Result<LeaseId, StoreError> {
     insert_as(tx, LeaseId::fresh(), limits, slots, lasting, holder, now).await
 }
 
@@ -88,23 +91,16 @@ pub(super) async fn insert_as(
     lasting: TimeDelta,
     holder: Option<LeaseHolder>,
     now: Timestamp,
-) -> Result<Lease, StoreError> {
-    let lease = Lease { id, limits: limits.to_vec(), slots, holder, created: now, expires: now + lasting };
-    let holder = lease.holder.as_ref().map(|holder| serde_json::json!(holder));
+) -> Result<LeaseId, StoreError> {
+    let expires = tx.shared_after(now, lasting);
+    let holder = holder.map(|holder| serde_json::json!(holder));
     let insert = Query::insert()
         .into_table(tx.dialect().own_table("lease"))
         .columns(["id", "limit_ids", "slots", "holder", "created", "expires"])
-        .values_panic([
-            lease.id.into(),
-            serde_json::json!(lease.limits).into(),
-            (slots as i32).into(),
-            holder.into(),
-            now.into(),
-            lease.expires.into(),
-        ])
+        .values_panic([id.into(), serde_json::json!(limits).into(), (slots as i32).into(), holder.into(), now.into(), expires])
         .to_owned();
     tx.execute(&insert).await?;
-    Ok(lease)
+    Ok(id)
 }
 
 /// Reads and locks a lease.
@@ -119,7 +115,7 @@ pub async fn lock(tx: &mut Tx, id: LeaseId) -> Result<Option<Lease>, StoreError>
 /// still holds its slots, so it may be renewed.
 pub async fn renew(tx: &mut Tx, id: LeaseId, lasting: TimeDelta, now: Timestamp) -> Result<bool, StoreError> {
     let mut update = Query::update();
-    update.table(tx.dialect().own_table("lease")).value("expires", now + lasting).and_where(Expr::col("id").eq(id));
+    update.table(tx.dialect().own_table("lease")).value("expires", tx.shared_after(now, lasting)).and_where(Expr::col("id").eq(id));
     Ok(tx.execute(&update).await? > 0)
 }
 
@@ -168,11 +164,11 @@ pub async fn give_back(tx: &mut Tx, id: LeaseId, occupancy: Occupancy, now: Time
     Ok(true)
 }
 
-/// Ends the leases that ran out before `now`, longest ago first, at most `limit`; gives them. One that is renewed or
+/// Ends the leases that have run out, longest ago first, at most `limit`; gives them. One that is renewed or
 /// given back at this moment is left alone.
 pub async fn take_back_expired(tx: &mut Tx, now: Timestamp, limit: u64, waits: Waits) -> Result<Vec<Lease>, StoreError> {
     let mut select = select(tx);
-    select.and_where(Expr::col("expires").lt(now)).order_by("expires", Order::Asc).order_by("id", Order::Asc).limit(limit);
+    select.and_where(Expr::col("expires").lt(tx.shared_now(now))).order_by("expires", Order::Asc).order_by("id", Order::Asc).limit(limit);
     tx.dialect().for_update_skip_locked(&mut select);
     let expired: Vec<Lease> = tx.fetch_all(&select).await?.iter().map(decode).collect::<Result<_, _>>()?;
     end(tx, &expired, Occupancy::Counts, now, waits).await?;

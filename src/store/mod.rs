@@ -67,8 +67,9 @@ pub mod workers;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chrono::TimeDelta;
 use futures_util::TryStreamExt;
-use sea_query::{QueryStatementBuilder, Values};
+use sea_query::{Expr, QueryStatementBuilder, Values};
 use sqlx::pool::{PoolConnection, PoolConnectionMetadata};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
@@ -82,6 +83,7 @@ use primary::Primary;
 pub use row::{Column, Row, Seconds};
 use silence::Silence;
 
+use crate::clock::Timestamp;
 use crate::limits;
 use crate::model::automation::TriggeredAction;
 use crate::model::event::Event;
@@ -94,6 +96,17 @@ pub struct Store {
     silence: Silence,
     /// Where the database has several servers.
     primary: Option<Arc<Primary>>,
+    /// The clock by which leases run out.
+    clock: SharedClock,
+}
+
+/// Which clock says what time it is where nodes must agree on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SharedClock {
+    /// The database's: one for all nodes, whatever theirs say.
+    Database,
+    /// The caller's: SQLite has one node only, and a test drives the time.
+    Caller,
 }
 
 /// The pool of either driver; for migrations, which speak to the driver directly.
@@ -169,7 +182,7 @@ impl Store {
                 Box::pin(async move { watching.released(connection).await })
             })
             .connect_lazy_with(connect);
-        Self { pool: Pool::Postgres(pool), silence, primary }
+        Self { pool: Pool::Postgres(pool), silence, primary, clock: SharedClock::Database }
     }
 
     /// Follows the server that accepts writes, where there are several; ends when the store's owner stops.
@@ -196,7 +209,13 @@ impl Store {
             .acquire_timeout(limits::SQLITE_BUSY)
             .test_before_acquire(false)
             .connect_lazy_with(connect);
-        Self { pool: Pool::Sqlite(pool), silence: Silence::never(), primary: None }
+        Self { pool: Pool::Sqlite(pool), silence: Silence::never(), primary: None, clock: SharedClock::Caller }
+    }
+
+    /// The same store, on which leases run out by the times that its callers give.
+    #[cfg(test)]
+    pub fn on_callers_clock(self) -> Self {
+        Self { clock: SharedClock::Caller, ..self }
     }
 
     /// The driver's pool.
@@ -243,7 +262,8 @@ impl Store {
         let dialect = self.dialect();
         let connection = connection.map_err(|error| StoreError::of(error, dialect))?;
         let silence = self.silence.clone();
-        Ok(Tx { connection, dialect, silence, name, started, emitted: Vec::new(), hints: Vec::new(), after_commit: None })
+        let clock = self.clock;
+        Ok(Tx { connection, dialect, silence, clock, name, started, emitted: Vec::new(), hints: Vec::new(), after_commit: None })
     }
 }
 
@@ -282,6 +302,7 @@ pub struct Tx {
     connection: Connection,
     dialect: Dialect,
     silence: Silence,
+    clock: SharedClock,
     name: &'static str,
     started: Instant,
     emitted: Vec<Outgoing>,
@@ -311,6 +332,27 @@ impl Tx {
     /// Which database this is.
     pub fn dialect(&self) -> Dialect {
         self.dialect
+    }
+
+    /// The moment of a statement by the clock that all nodes share; `now` where that is the caller's own. A node whose
+    /// clock jumps must not end what others hold, nor hold what nobody renews.
+    fn shared_now(&self, now: Timestamp) -> Expr {
+        match self.clock {
+            // Of one statement, not of the transaction: that may have waited for a lock since it began.
+            SharedClock::Database => Expr::cust("statement_timestamp()"),
+            SharedClock::Caller => Expr::val(now),
+        }
+    }
+
+    /// `lasting` after [`Tx::shared_now`].
+    fn shared_after(&self, now: Timestamp, lasting: TimeDelta) -> Expr {
+        match self.clock {
+            SharedClock::Database => {
+                let seconds = lasting.num_microseconds().unwrap_or(i64::MAX) as f64 / 1e6;
+                Expr::cust_with_values("statement_timestamp() + make_interval(secs => $1)", [seconds])
+            }
+            SharedClock::Caller => Expr::val(now + lasting),
+        }
     }
 
     /// Collects an event; it is written to the outbox with this transaction and published after its commit.

@@ -314,9 +314,11 @@ async fn slots_are_taken_all_or_none_and_given_back_once() {
     let lease = leases::take(&mut tx, &both, 1, TimeDelta::minutes(5), None, at(0), waits).await.expect("a try").expect("a lease");
     assert!(leases::take(&mut tx, &both, 1, TimeDelta::minutes(5), None, at(1), waits).await.expect("a try").is_none());
     assert_eq!((taken(&mut tx, wide).await, taken(&mut tx, narrow).await), (1, 1));
-    assert_eq!(leases::list_on(&mut tx, &[narrow]).await.expect("a list"), std::slice::from_ref(&lease));
+    let listed = leases::list_on(&mut tx, &[narrow]).await.expect("a list");
+    let of_narrow: Vec<_> = listed.iter().map(|lease| (lease.id, lease.limits.as_slice(), lease.slots)).collect();
+    assert_eq!(of_narrow, [(lease, both.as_slice(), 1)]);
     for (gives, left) in [(true, 0), (false, 0)] {
-        assert_eq!(leases::give_back(&mut tx, lease.id, Occupancy::Counts, at(2), waits).await.expect("a return"), gives);
+        assert_eq!(leases::give_back(&mut tx, lease, Occupancy::Counts, at(2), waits).await.expect("a return"), gives);
         assert_eq!((taken(&mut tx, wide).await, taken(&mut tx, narrow).await), (left, left));
     }
 }

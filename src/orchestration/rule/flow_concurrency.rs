@@ -82,7 +82,7 @@ impl Rule<FlowRun> for ValidateDeploymentConcurrencyAtRunning {
         }
         let taken = leases::take(tx, &[limit.id], 1, grace, Some(holder(&on.run)), context.now, context.waits()).await?;
         if let (Some(lease), Some(to)) = (taken, &mut on.proposed) {
-            to.state_details.deployment_concurrency_lease_id = Some(lease.id);
+            to.state_details.deployment_concurrency_lease_id = Some(lease);
         } else {
             let message = "Deployment concurrency slot lost during provisioning - no slots available to continue execution";
             let cancelled = State::new(StateType::Cancelled, context.now).with_message(message);
@@ -125,9 +125,9 @@ impl Rule<FlowRun> for SecureFlowConcurrencySlots {
         }
         let grace = grace_period(&deployment, context);
         let taken = leases::take(tx, &[limit.id], 1, grace, Some(holder(&on.run)), context.now, context.waits()).await?;
-        if let (Some(lease), Some(to)) = (&taken, &mut on.proposed) {
-            to.state_details.deployment_concurrency_lease_id = Some(lease.id);
-            self.lease = Some(lease.id);
+        if let (Some(lease), Some(to)) = (taken, &mut on.proposed) {
+            to.state_details.deployment_concurrency_lease_id = Some(lease);
+            self.lease = Some(lease);
             return Ok(());
         }
         let strategy = deployment.options.map_or(CollisionStrategy::Enqueue, |options| options.collision_strategy);

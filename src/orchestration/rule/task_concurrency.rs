@@ -67,7 +67,7 @@ impl Rule<TaskRun> for SecureTaskConcurrencySlots {
             let ids: Vec<_> = limits.iter().map(|limit| limit.id).collect();
             let holder = LeaseHolder { kind: HolderType::TaskRun, id: on.run.id.0 };
             if let Some(lease) = leases::take(tx, &ids, 1, leases::FOREVER, Some(holder), context.now, context.waits()).await? {
-                self.lease = Some(lease.id);
+                self.lease = Some(lease);
             } else {
                 let tags: Vec<_> = limits.iter().map(tag).collect();
                 on.wait(wait_seconds(&limits, context), format!("Concurrency limit reached for tags: {}", tags.join(", ")));
